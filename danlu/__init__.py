@@ -1,0 +1,1 @@
+"""Danlu: from raw text to a served large model, on the hardware you have."""
