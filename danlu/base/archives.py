@@ -39,7 +39,8 @@ def unpack(archive: Path, patterns: tuple[str, ...], into: Path, limit_bytes: in
                 name = safe_name(raw, archive)
                 claimed += size
                 if claimed > claim_limit or count > MEMBERS_LIMIT:
-                    raise DataError(f"{archive.name} claims to hold {claimed:,} bytes in {count + 1:,} files: refused as a decompression bomb")
+                    told = f"{archive.name} claims to hold {claimed:,} bytes in {count + 1:,} files"
+                    raise DataError(f"{told}: refused as a decompression bomb")
                 if not plain or not name or not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
                     continue
                 if name in digests:

@@ -132,13 +132,14 @@ def _read_entry(name: str, table: Any, where: str) -> Entry:
     at = f"{where}: [{name}]"
     if not isinstance(table, dict):
         raise ConfigError(f"{at} must be a table, got {table!r}")
-    values = dict(table)
+    values: dict[str, Any] = dict(table)
     packed = values.pop("archives", None)
     if not isinstance(packed, list) or not packed:
         raise ConfigError(f"{at} needs archives = [{{ package, version, sha256, size_bytes }}, ...]")
     try:
         archives = tuple(Archive(**item) for item in packed)
-        entry = Entry(name=name, archives=archives, **{key: tuple(value) if key == "files" else value for key, value in values.items()})
+        values["files"] = tuple(values.get("files", ("*",)))
+        entry = Entry(name=name, archives=archives, **values)
     except TypeError as error:  # a field too many or too few, or one of a wrong form
         raise ConfigError(f"{at} does not have the fields of an entry: {str(error).split('__init__() ')[-1]}") from None
     _check(entry, at)

@@ -131,7 +131,8 @@ def _fill(entry: Entry, source: Path | None) -> dict[str, Any]:
 
 def _unpack_all(entry: Entry, archives: list[Path], into: Path, may_be_newer: bool) -> tuple[dict[str, str], bool, str]:
     limit = entry.size_bytes
-    pinned, version, digests = True, entry.version, {}
+    pinned, version = True, entry.version
+    digests: dict[str, str] = {}
     for known, archive in zip(entry.archives, archives, strict=True):
         digest = hash_file(archive)
         if digest != known.sha256:

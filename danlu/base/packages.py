@@ -140,7 +140,7 @@ def _size_below(folder: Path) -> int:
     for root, _, files in os.walk(folder):
         for name in files:
             try:
-                total += os.stat(os.path.join(root, name)).st_size
+                total += Path(root, name).stat().st_size
             except FileNotFoundError:
                 continue  # temporary files come and go
     return total
