@@ -109,6 +109,9 @@ def _clear(entry: Entry) -> None:
 
 
 def _fill(entry: Entry, source: Path | None) -> dict[str, Any]:
+    needed, free = 2 * entry.download_bytes + entry.size_bytes, shutil.disk_usage(cache()).free  # clients keep a copy while they work
+    if free < needed:
+        raise ConfigError(f"{entry.name} needs {needed:,} bytes while it is fetched and {cache()} has {free:,}: make room, or move DANLU_HOME")
     with whole_folder(_folder(entry)) as folder:
         packed = folder / "packed"
         packed.mkdir()
