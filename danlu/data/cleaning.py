@@ -1,0 +1,58 @@
+"""Mends one text: wrong encodings, markup, line ends, control characters, Unicode normal form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+from ftfy import TextFixerConfig, fix_encoding
+from ftfy.badness import is_bad
+from resiliparse.extract.html2text import extract_plain_text
+
+# Only broken encodings are mended: ftfy's other fixes would make full-width Chinese punctuation half-width.
+MENDING = TextFixerConfig(
+    unescape_html=False, remove_terminal_escapes=False, fix_latin_ligatures=False, fix_character_width=False, uncurl_quotes=False,
+    fix_line_breaks=False, remove_control_chars=False, normalization=None,
+)  # fmt: skip
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]")
+LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+TAG = "html|body|div|p|span|table|article|section|h[1-6]|ul|ol"
+PAGE = re.compile(rf"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|head|{TAG})\b", re.IGNORECASE)
+CLOSING = re.compile(rf"</(?:{TAG})\s*>", re.IGNORECASE)
+
+
+def clean(text: str, counts: Counter[str], *, html: bool = False) -> str:
+    """The text as it is kept; `counts` is told how many texts each step changed.
+
+    No step drops a document: a text without content comes back empty.
+    """
+    if html or is_page(text):
+        text = extract_plain_text(text, main_content=False, alt_texts=False, preserve_formatting=True)
+        counts["markup_removed"] += 1
+    if not text.isascii():
+        text = _mend(text, counts)
+    mended = LINE_END.sub("\n", text) if "\r" in text or LINE_END.search(text) else text
+    if CONTROL.search(mended):
+        mended = CONTROL.sub("", mended)
+        counts["control_characters_removed"] += 1
+    if not mended.isascii() and not unicodedata.is_normalized("NFC", mended):
+        mended = unicodedata.normalize("NFC", mended)
+        counts["unicode_normalised"] += 1
+    return mended.strip()
+
+
+def is_page(text: str) -> bool:
+    """Whether a text is HTML: begins with a tag of a page and closes one somewhere."""
+    return PAGE.match(text) is not None and CLOSING.search(text) is not None
+
+
+def _mend(text: str, counts: Counter[str]) -> str:
+    """Mend lines whose characters betray a wrong decoding (`schÃ¶n`); others are not touched."""
+    if not is_bad(text):
+        return text
+    lines = text.split("\n")
+    mended = [fix_encoding(line, MENDING) if not line.isascii() and is_bad(line) else line for line in lines]
+    if mended != lines:
+        counts["encoding_mended"] += 1
+    return "\n".join(mended)

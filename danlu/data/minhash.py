@@ -1,0 +1,128 @@
+"""MinHash signatures of texts: how alike two documents are, estimated from 128 numbers each."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+PERMUTATIONS = 128
+SHINGLE_WORDS = 5
+SEED = 1
+SLICE_CHARACTERS = 1 << 18  # texts are hashed in groups of about so many characters: small arrays stay in the processor's cache
+RECALL = 0.9  # of the pairs exactly at the threshold, at least so many share a band
+SEPARATOR, LETTER, ALONE = 0, 1, 2
+EAST_ASIAN = ((0x2E80, 0x2FFF), (0x3040, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xF900, 0xFAFF))
+
+Hashes = NDArray[np.uint64]
+
+
+def signatures(texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """MinHash signatures of texts, and which texts have one.
+
+    The set compared is that of all runs of SHINGLE_WORDS words, lower case. Words are runs of letters, digits and signs
+    between white space and punctuation; each Chinese, Japanese or Korean character is a word of its own. A text of fewer
+    words has no signature and counts as unlike all others.
+    Shapes: n texts -> (n, PERMUTATIONS), (n,).    Source: Broder 1997, "On the resemblance and containment of documents".
+    """
+    rows = np.zeros((len(texts), PERMUTATIONS), dtype=np.uint32)
+    has = np.zeros(len(texts), dtype=bool)
+    begin = 0
+    while begin < len(texts):
+        end, size = begin, 0
+        while end < len(texts) and size < SLICE_CHARACTERS:
+            size += len(texts[end])
+            end += 1
+        hashes, offsets = shingles(texts[begin:end])
+        if len(hashes):
+            matrix: Any = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, SEED)
+            rows[begin:end] = np.asarray(matrix.to_rows(), dtype=np.uint32)
+        has[begin:end] = np.diff(offsets.astype(np.int64)) > 0
+        begin = end
+    return rows, has
+
+
+def shingles(texts: list[str]) -> tuple[Hashes, Hashes]:
+    """Hashes of all runs of SHINGLE_WORDS words of each text, one after another.
+
+    Shapes: n texts -> (total,), (n + 1,) where each text's run begins.
+    """
+    lowered = [text.lower() for text in texts]
+    codes = np.frombuffer("".join(lowered).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
+    kinds = _kinds()[np.minimum(codes, 0xFFFF)]
+    kinds[codes >= 0x10000] = ALONE  # rarer Chinese characters and emoji
+    begins = np.cumsum([0, *(len(text) for text in lowered)])
+    previous = np.empty_like(kinds)
+    previous[:1] = SEPARATOR
+    previous[1:] = kinds[:-1]
+    previous[begins[:-1][begins[:-1] < len(kinds)]] = SEPARATOR
+    starts = np.flatnonzero((kinds == ALONE) | ((kinds == LETTER) & (previous != LETTER)))
+    words_before = np.searchsorted(starts, begins)
+    counts = np.maximum(np.diff(words_before) - SHINGLE_WORDS + 1, 0)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
+    if not offsets[-1]:
+        return np.zeros(0, dtype=np.uint64), offsets
+    words = _words(codes, kinds, starts)
+    runs = np.zeros(len(words) - SHINGLE_WORDS + 1, dtype=np.uint64)
+    for place in range(SHINGLE_WORDS):  # order matters: each place has its own (odd) multiplier
+        runs += words[place : place + len(runs)] * np.uint64(pow(0x632BE59BD9B4E019, place + 1, 1 << 64))
+    whole = np.repeat(words_before[:-1] - offsets[:-1].astype(np.int64), counts) + np.arange(int(offsets[-1]))
+    return _mix(runs[whole]), offsets
+
+
+def _words(codes: NDArray[np.uint32], kinds: NDArray[np.uint8], starts: NDArray[np.int64]) -> Hashes:
+    """One hash a word: the sum of its characters', each mixed with its place in the word."""
+    lengths = np.diff(np.append(starts, len(codes)))
+    places = np.arange(starts[0], len(codes)) - np.repeat(starts, lengths)
+    values = _mix(codes[starts[0] :].astype(np.uint64) + (places.astype(np.uint64) << np.uint64(32)))
+    values[kinds[starts[0] :] == SEPARATOR] = 0
+    return _mix(np.add.reduceat(values, starts - starts[0]))
+
+
+def _mix(values: Hashes) -> Hashes:
+    """Spread every bit over all others (the end of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> NDArray[np.uint8]:
+    """What each character of the basic plane is: a separator, part of a word, or a word alone."""
+    kinds = np.empty(0x10000, dtype=np.uint8)
+    for code in range(0x10000):
+        category = unicodedata.category(chr(code))
+        kinds[code] = SEPARATOR if category[0] in "ZPC" else LETTER
+    for first, last in EAST_ASIAN:
+        block = kinds[first : last + 1]
+        block[block == LETTER] = ALONE
+    return kinds
+
+
+def band_count(threshold: float) -> int:
+    """How many bands make pairs at the threshold meet with probability RECALL or more.
+
+    Source: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4: 1 - (1 - s^rows)^bands.
+    """
+    for rows in (16, 8, 4, 2):
+        bands = PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** bands >= RECALL:
+            return bands
+    return PERMUTATIONS
+
+
+def band_keys(rows: NDArray[np.uint32], bands: int) -> Hashes:
+    """One 64-bit key a band: documents that agree in a whole band agree in its key.
+
+    Shapes: (n, PERMUTATIONS) -> (n, bands).
+    """
+    width = PERMUTATIONS // bands
+    keys = np.zeros((len(rows), bands), dtype=np.uint64)
+    parts = rows.reshape(len(rows), bands, width).astype(np.uint64)
+    for place in range(width):
+        keys = _mix(keys + parts[:, :, place] + np.uint64(0x9E3779B97F4A7C15))
+    return keys
