@@ -51,14 +51,19 @@ def unpack(archive: Path, patterns: tuple[str, ...], into: Path, limit_bytes: in
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the archive
-        raise DataError(f"{archive.name} is damaged and cannot be unpacked: {error}") from error
+        raise DataError(_damaged(archive, error)) from error
     except Exception as error:  # zlib.error and lzma.LZMAError share no parent but Exception
         if type(error).__module__ not in ("zlib", "lzma", "_lzma"):
             raise
-        raise DataError(f"{archive.name} is damaged and cannot be unpacked: {error}") from error
+        raise DataError(_damaged(archive, error)) from error
     if not digests:
         raise DataError(f"{archive.name} holds none of the files wanted from it: {', '.join(patterns)}")
     return digests
+
+
+def _damaged(archive: Path, error: Exception) -> str:
+    reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+    return f"{archive.name} is damaged and cannot be unpacked ({reason}): fetch it again"
 
 
 def safe_name(raw: str, archive: Path) -> str:

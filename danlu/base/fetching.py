@@ -8,18 +8,19 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from danlu.base.archives import unpack
+from danlu.base.archives import CHUNK, unpack
 from danlu.base.catalog import Archive, Entry, find
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.home import cache
-from danlu.base.hub import hub_path, is_hub_name, snapshot
+from danlu.base.hub import hub_path, is_hub_name, is_snapshot_cached, snapshot
 from danlu.base.packages import download
 from danlu.base.storage import PARTIAL, remove_partial, whole_folder, write_whole
 
@@ -49,7 +50,9 @@ def path_of(name: str) -> Path:
 def is_cached(name: str) -> bool:
     """Whether a catalog name can be used without a network."""
     entry = find(name)
-    return entry.source != "hub" and _sound(entry) is not None
+    if entry.source == "hub":
+        return is_snapshot_cached(entry.archives[0].package, entry.version)
+    return _sound(entry) is not None
 
 
 def fetch(name: str, *, source: Path | None = None, verify: bool = False) -> Fetched:
@@ -104,14 +107,20 @@ def _clear(entry: Entry) -> None:
     folder = _folder(entry)
     if folder.exists():
         folder.rename(folder.with_name(f"{PARTIAL}damaged"))  # out of sight at once: deleting takes time
-    with contextlib.suppress(OSError):  # a client whose parent was killed may still be writing there: next time, then
-        remove_partial(folder.parent)
+    for _ in range(5):
+        try:
+            remove_partial(folder.parent)
+        except OSError:  # a client whose parent was killed may be writing there still; it ends when its folder goes
+            time.sleep(0.2)
+        else:
+            break
 
 
 def _fill(entry: Entry, source: Path | None) -> dict[str, Any]:
     needed, free = 2 * entry.download_bytes + entry.size_bytes, shutil.disk_usage(cache()).free  # clients keep a copy while they work
     if free < needed:
-        raise ConfigError(f"{entry.name} needs {needed:,} bytes while it is fetched and {cache()} has {free:,}: make room, or move DANLU_HOME")
+        said = f"{entry.name} needs {needed:,} bytes while it is fetched and {cache()} has {free:,}"
+        raise ConfigError(f"{said}: make room, or move DANLU_HOME")
     with whole_folder(_folder(entry)) as folder:
         packed = folder / "packed"
         packed.mkdir()
@@ -166,7 +175,7 @@ def _join(digests: dict[str, str], folder: Path, joined_as: str) -> dict[str, st
     with target.open("xb") as whole:
         for name in digests:
             with (folder / name).open("rb") as part:
-                while block := part.read(1 << 20):
+                while block := part.read(CHUNK):
                     digest.update(block)
                     whole.write(block)
             (folder / name).unlink()
@@ -214,12 +223,7 @@ def _look(path: Path) -> dict[str, int]:
     return {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
-def hash_file(path: Path, told: Callable[[int], None] | None = None) -> str:
+def hash_file(path: Path) -> str:
     """The SHA-256 of a file in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            if told:
-                told(len(block))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

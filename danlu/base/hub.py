@@ -55,3 +55,12 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
     if not any(folder.glob("*.safetensors")):
         print(f"{name}: no safetensors in it; weights in other formats are not fetched, since reading them can run code", file=sys.stderr)
     return folder
+
+
+def is_snapshot_cached(repository: str, revision: str) -> bool:
+    """Whether that revision can be used without a network."""
+    try:
+        huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(WANTED), local_files_only=True)
+    except (huggingface_hub.errors.LocalEntryNotFoundError, OSError):
+        return False
+    return True

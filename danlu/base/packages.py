@@ -103,6 +103,8 @@ def _run(client: str, command: list[str], entry: Entry, archive: Archive, folder
             raise
         output.seek(0)
         told = output.read().decode("utf-8", "replace")
+    if process.returncode and "No module named pip" in told:
+        raise ConfigError(f"{entry.name} comes by pip, which this Python lacks: run `{sys.executable} -m ensurepip`, and this again")
     if process.returncode:
         raise ConfigError(
             f"{entry.name} is not in the cache and {client} cannot fetch {archive.package} {archive.version} "

@@ -121,7 +121,8 @@ def _torch() -> Iterator[Check]:
     yield Check(name="torch", ok=True, said=f"{found['version']}, {found['threads']} threads of {_cores()} cores", needed=True)
     has = [label for label, key in FEATURES.items() if found["features"].get(key)]
     lacks = [label for label in FEATURES if label not in has]
-    yield Check(name="processor", ok=True, said=f"{found['level']} kernels; has {', '.join(has) or 'nothing'} and lacks {', '.join(lacks) or 'nothing'}")
+    said = f"{found['level']} kernels; has {', '.join(has) or 'nothing'}; lacks {', '.join(lacks) or 'nothing'}"
+    yield Check(name="processor", ok=True, said=said)
     yield Check(name="accelerator", ok=True, said=found["gpu"] or "none: everything runs on the processor")
     yield Check(name="precision", ok=True, said=precision(found))
 
