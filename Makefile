@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check format bench constraints clean
+.PHONY: setup demo test check format bench rooms constraints clean
 
 setup: $(READY)  ## everything for development, in .venv
 
@@ -27,6 +27,9 @@ format: setup  ## mend style where a tool can
 
 bench: setup  ## the figures in the README, beside their peers'
 	$(BIN)/python -m bench
+
+rooms: setup  ## bring the map in ARCHITECTURE.md up to date with the disk
+	$(BIN)/python -m tests.house.rooms
 
 constraints: setup  ## pin what is installed now
 	$(BIN)/python -m tests.house.pins > $(VENV)/constraints.txt
