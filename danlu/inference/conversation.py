@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from danlu.base.errors import DanluError, RequestError
+from danlu.inference.text import control_name
 from danlu.inputs.chat import render
-from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.tokenizer import END_OF_TEXT, Tokenizer
 
 PLACE = "\ue000{}\ue001"  # private characters that no template writes
 
@@ -18,7 +19,7 @@ def chat_ids(tokenizer: Tokenizer | None, messages: Sequence[Mapping[str, str]])
     """
     if tokenizer is None:
         raise RequestError("this model has no tokenizer and cannot chat; send token ids to completions instead", param="messages")
-    controls = [text for text in (tokenizer.token_bytes(token).decode("utf-8", "replace") for token in tokenizer.special_ids) if text]
+    controls = [control_name(tokenizer, token) for token in tokenizer.special_ids]
     contents = [message["content"] for message in messages]
     if not any(control in content for content in contents for control in controls):
         return tokenizer.encode(render(tokenizer, messages), special=True)
@@ -38,7 +39,8 @@ def end_ids(tokenizer: Tokenizer | None) -> set[int]:
     """Tokens that end an answer: the end of text, and whatever the template sets behind the assistant's words."""
     if tokenizer is None:
         return set()
-    ends = set() if tokenizer.end_of_text_id is None else {tokenizer.end_of_text_id}
+    known = (tokenizer.end_of_text_id, tokenizer.raw.token_to_id(END_OF_TEXT))
+    ends = {token for token in known if token is not None}
     if tokenizer.chat_template is None:
         return ends
     said = "\ue000"

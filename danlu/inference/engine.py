@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference import scheduler
-from danlu.inference.cache import Cache, CacheShape
+from danlu.inference.cache import Cache, CacheShape, LayerView
 from danlu.inference.sampling import Sampler, Sampling
 from danlu.inference.scheduler import Limits, Request, Schedule
 from danlu.inference.text import TextStream, Token
@@ -22,6 +23,17 @@ from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
 
 log = logging.getLogger(__name__)
+
+
+class Decoder(Protocol):
+    """What the engine needs of a model. Shapes: tokens (B, T) -> hidden states (B, T, D) -> logits (..., V)."""
+
+    config: Any
+
+    def __call__(self, inputs: Inputs, cache: Sequence[LayerView] | None) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every vocabulary entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +72,7 @@ class Engine:
     """
 
     def __init__(
-        self, module: nn.Module, tokenizer: Tokenizer | None = None, *, end_ids: Sequence[int] = (), limits: Limits | None = None
+        self, module: Decoder, tokenizer: Tokenizer | None = None, *, end_ids: Sequence[int] = (), limits: Limits | None = None
     ) -> None:
         self.module, self.tokenizer, self.end_ids, self.limits = module, tokenizer, frozenset(end_ids), limits or Limits()
         config = module.config
@@ -118,7 +130,9 @@ class Engine:
             raise RequestError("the prompt came without tokens; expected at least one", param="prompt")
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary_size:
-                raise RequestError(f"the prompt holds a token that the model lacks; expected 0 to {self.vocabulary_size - 1}", param="prompt")
+                raise RequestError(
+                    f"the prompt holds a token that the model lacks; expected 0 to {self.vocabulary_size - 1}", param="prompt"
+                )
         if any(token >= self.vocabulary_size for token in sampling.logit_bias):
             raise RequestError(f"logit_bias names a token that the model lacks; expected below {self.vocabulary_size}", param="logit_bias")
         if sampling.stop and self.tokenizer is None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import queue
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.conversation import chat_ids, end_ids
-from danlu.inference.engine import Engine, Piece
+from danlu.inference.engine import Decoder, Engine, Piece
 from danlu.inference.sampling import Sampling, parameters, told
 from danlu.inference.scheduler import Limits, Request
 from danlu.inference.text import Token
-from danlu.inputs.tokenizer import Tokenizer
-from danlu.models.base import Inputs, Loaded, load_model
+from danlu.models.base import Inputs
+from danlu.models.loading import Loaded, load_model
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, str]
@@ -60,7 +61,8 @@ class Model:
     """A decoder ready to answer; safe to ask from several threads at once."""
 
     def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
-        self.name, self.module, self.tokenizer, self.config = loaded.name, loaded.module.eval(), loaded.tokenizer, loaded.config
+        self.name, self.tokenizer, self.config = loaded.name, loaded.tokenizer, loaded.config
+        self.module = cast(Decoder, loaded.module.eval())
         self.engine = Engine(self.module, self.tokenizer, end_ids=tuple(end_ids(self.tokenizer)), limits=limits)
         self.close = weakref.finalize(self, self.engine.close)
 
@@ -68,7 +70,7 @@ class Model:
         """Answer a prompt (text or token ids); the keywords are the fields of Sampling."""
         return self._gather(self.encode(prompt), sampling_of(sampling))
 
-    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Piece]:
+    def stream(self, prompt: Prompt, **sampling: Any) -> Stream:
         """Answer a prompt piece by piece; leaving the loop ends the work."""
         return Stream(self, self.encode(prompt), sampling_of(sampling))
 
@@ -76,7 +78,7 @@ class Model:
         """Answer a conversation of {"role", "content"} with the model's own template; max_tokens is unbounded unless given."""
         return self._gather(chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
-    def chat_stream(self, messages: Sequence[Message], **sampling: Any) -> Iterator[Piece]:
+    def chat_stream(self, messages: Sequence[Message], **sampling: Any) -> Stream:
         """Answer a conversation piece by piece."""
         return Stream(self, chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
@@ -88,17 +90,18 @@ class Model:
             raise RequestError(f"{self.name} has no tokenizer; give token ids instead of text", param="prompt")
         else:
             ids = self.tokenizer.encode(prompt)
-            if self.tokenizer.bos_id is not None and ids[:1] != [self.tokenizer.bos_id] and self.begins_with_bos:
+            if self.begins_with_bos:
                 ids = [self.tokenizer.bos_id, *ids]
         if not ids and self.tokenizer is not None:
             start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.end_of_text_id
             ids = [] if start is None else [start]
         return ids
 
-    @property
+    @cached_property
     def begins_with_bos(self) -> bool:
-        """Whether texts were given a beginning token when the model was trained."""
-        return bool(getattr(self.tokenizer, "adds_bos", False))
+        """Whether the tokenizer's own rules put a beginning token before every text."""
+        bos = None if self.tokenizer is None else self.tokenizer.bos_id
+        return self.tokenizer is not None and bos is not None and self.tokenizer.raw.encode("x").ids[:1] == [bos]
 
     @torch.inference_mode()
     def logits(self, ids: Any) -> Tensor:
@@ -115,7 +118,7 @@ class Model:
                 param="ids",
                 code="context_length_exceeded",
             )
-        return self.module.logits(self.module(Inputs(tokens=tokens))).float()
+        return self.module.logits(self.module(Inputs(tokens=tokens), cache=None)).float()
 
     def __enter__(self) -> Model:
         return self
@@ -143,6 +146,10 @@ class Gathered:
     def add(self, piece: Piece) -> None:
         """Take the next piece of any answer."""
         self.pieces[piece.index].append(piece)
+
+    def ended(self, index: int) -> bool:
+        """Whether an answer is complete."""
+        return bool(self.pieces[index]) and self.pieces[index][-1].finish_reason is not None
 
     def choices(self) -> tuple[Choice, ...]:
         """The answers, all of which have ended."""

@@ -114,9 +114,7 @@ class Schedule:
         if first.request.sampling.prompt_logprobs:  # needs the logits of all positions
             return [first], min(first.remaining, self.limits.chunk)
         new = min(first.remaining, self.limits.chunk)
-        others = [
-            entry for entry in others if entry.computed + new <= self.cache.columns and not entry.request.sampling.prompt_logprobs
-        ]
+        others = [entry for entry in others if entry.computed + new <= self.cache.columns and not entry.request.sampling.prompt_logprobs]
         return sorted([first, *others[: self.limits.chunk // new - 1]], key=lambda entry: entry.row), new
 
     def make_room(self) -> None:
