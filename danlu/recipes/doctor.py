@@ -173,7 +173,7 @@ def _compiler() -> Check:
 
 def _client(source: str, client: str, what: str) -> Check:
     found = client_of(source)
-    names = sum(entry.source == source for entry in entries().values())
+    names = sum(entry.source.partition("-")[0] == source for entry in entries().values())
     mend = "" if found else f"install {client}, or bring files with `danlu fetch NAME --from FILE`"
     return Check(name=client, ok=bool(found), said=found or f"not here: {what} ({names} names of the catalog) comes by it", mend=mend)
 
