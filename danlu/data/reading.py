@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+import pyarrow
 import xxhash
-import zstandard
 
 from danlu.data.encoding import detect
 from danlu.data.rows import BadRow, Piece
@@ -23,7 +23,7 @@ MARKUP_BYTES = 16 * MEBIBYTE  # a page is parsed whole, so its size is bounded
 LINE_BYTES = 64 * MEBIBYTE
 CHUNK_BYTES = 2 * MEBIBYTE
 READ_BYTES = MEBIBYTE
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, OSError, UnicodeDecodeError)
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,8 @@ def _unpacked(raw: BinaryIO, compression: str) -> BinaryIO:
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
     if compression == "zstd":
-        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False))
+        # Arrow's reader tells a file that was cut short, which zstandard's own takes for its end.
+        return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
     return raw
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -49,11 +50,11 @@ def find_files(sources: list[str]) -> list[SourceFile]:
         found += _find(source)
     unique: dict[Path, SourceFile] = {}
     for file in found:
-        unique.setdefault(file.path.resolve(), file)
+        unique.setdefault(file.path, file)
     return list(unique.values())
 
 
-def format_of(path: Path) -> tuple[str, str] | None:
+def format_of(path: PurePath) -> tuple[str, str] | None:
     """(format, compression) by a file's name, or None if it is none that is known."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     compression = COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
@@ -73,27 +74,34 @@ def _find(source: str) -> list[SourceFile]:
         path = Path(path_of(source))
     if path.is_dir():
         return _files_below(path, source)
-    return [_file(path, path.name, source)]
+    return [_file(path.resolve(), path.name, source)]
 
 
 def _file(path: Path, name: str, source: str) -> SourceFile:
     known = format_of(path)
     if known is None:
         raise ConfigError(f"{source}: unknown format {path.suffix or 'without a suffix'}; expected {KNOWN}")
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check that it exists and its permissions") from error
-    return SourceFile(path=path, name=name, format=known[0], compression=known[1], size=size)
+    return SourceFile(path=path, name=name, format=known[0], compression=known[1], size=path.stat().st_size)
 
 
 def _files_below(folder: Path, source: str) -> list[SourceFile]:
-    base = folder.resolve().name if not source.startswith(HUB_PREFIX) else source
-    paths = sorted(path for path in folder.rglob("*") if format_of(path) and path.is_file())
-    visible = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not visible:
+    """Files of known formats, sorted by their path below the folder; hidden ones are left alone."""
+    folder = folder.resolve()
+    base = source if source.startswith(HUB_PREFIX) else folder.name
+    found: list[tuple[str, SourceFile]] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            known = None if name.startswith(".") else format_of(PurePath(name))
+            path = Path(root, name)
+            if known and path.is_file():
+                relative = path.relative_to(folder).as_posix()
+                size = path.stat().st_size
+                file = SourceFile(path=path, name=f"{base}/{relative}", format=known[0], compression=known[1], size=size)
+                found.append((relative, file))
+    if not found:
         raise DataError(f"{source}: holds no file of a known format; expected {KNOWN}")
-    return [_file(path, f"{base}/{path.relative_to(folder).as_posix()}", source) for path in visible]
+    return [file for _, file in sorted(found, key=lambda pair: pair[0])]
 
 
 def _download(source: str) -> Path:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,27 +29,26 @@ SPACE = re.compile(r"[\s,]*")
 
 def csv_rows(stream: BinaryIO, source: int, delimiter: str = ",") -> Iterator[Piece]:
     """Rows of a CSV file with a header; quoted cells may hold line ends. Rows of another width are bad rows."""
-    text, transcoded = _text(stream)
-    csv.field_size_limit(CELL_BYTES)
-    reader = csv.reader(text, delimiter=delimiter)
-    header = next(reader, None)
-    if not header:
-        return
-    if len(set(header)) < len(header):
-        raise BadRow(f"the header names a column twice: {', '.join(header)[:200]}")
+    with _opened(stream) as (text, transcoded):
+        csv.field_size_limit(CELL_BYTES)
+        reader = csv.reader(text, delimiter=delimiter)
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise BadRow(f"the header names a column twice: {', '.join(header)[:200]}")
+        yield from _pieces(_cells(reader, header), source, transcoded)
 
-    def rows() -> Iterator[tuple[int, object]]:
-        line = reader.line_num + 1
-        try:
-            for cells in reader:
-                if cells:
-                    wrong = f"{len(cells)} cells in a row; expected {len(header)} as in the header"
-                    yield line, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else BadRow(wrong)
-                line = reader.line_num + 1
-        except csv.Error as error:
-            yield line, BadRow(f"not readable as CSV from here on ({error})")
 
-    yield from _pieces(rows(), source, transcoded)
+def _cells(reader: Any, header: list[str]) -> Iterator[tuple[int, object]]:
+    line = reader.line_num + 1
+    try:
+        for cells in reader:
+            if len(cells) == len(header):
+                yield line, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield line, BadRow(f"{len(cells)} cells in a row; expected {len(header)} as in the header")
+            line = reader.line_num + 1
+    except csv.Error as error:
+        yield line, BadRow(f"not readable as CSV from here on ({error})")
 
 
 def json_rows(stream: BinaryIO, source: int) -> Iterator[Piece]:
@@ -56,16 +56,15 @@ def json_rows(stream: BinaryIO, source: int) -> Iterator[Piece]:
 
     A list is streamed; `line` counts rows. An object that holds all rows is read whole.
     """
-    text, transcoded = _text(stream)
-    start = text.read(SAMPLE_BYTES)
-    first = SPACE.sub("", start[:1000])[:1]
-    if first == "[":
-        rows = _listed(text, start)
-    elif _is_lines(start):
-        rows = _json_lines(text, start)
-    else:
-        rows = _held(start + text.read(WHOLE_JSON_BYTES))
-    yield from _pieces(rows, source, transcoded)
+    with _opened(stream) as (text, transcoded):
+        start = text.read(SAMPLE_BYTES)
+        if SPACE.sub("", start[:1000])[:1] == "[":
+            rows = _listed(text, start)
+        elif _is_lines(start):
+            rows = _json_lines(text, start)
+        else:
+            rows = _held(start + text.read(WHOLE_JSON_BYTES))
+        yield from _pieces(rows, source, transcoded)
 
 
 def parquet_rows(path: Path, source: int) -> Iterator[Piece]:
@@ -124,13 +123,20 @@ def _plain(value: Any) -> object:
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
 
-def _text(stream: BinaryIO) -> tuple[io.TextIOWrapper, bool]:
+@contextmanager
+def _opened(stream: BinaryIO) -> Iterator[tuple[io.TextIOWrapper, bool]]:
+    """The stream as text, and whether that is not UTF-8; the stream itself stays open."""
     buffered = io.BufferedReader(stream, SAMPLE_BYTES)  # type: ignore[arg-type,type-var]
     head = buffered.peek(SAMPLE_BYTES)
     encoding, mark = detect(head) if head else ("utf-8", 0)
     buffered.read(mark)
     utf8 = encoding in ("utf-8", "ascii")
-    return io.TextIOWrapper(buffered, "utf-8" if utf8 else encoding, errors="replace", newline=""), not utf8
+    text = io.TextIOWrapper(buffered, "utf-8" if utf8 else encoding, errors="replace", newline="")
+    try:
+        yield text, not utf8
+    finally:
+        text.detach()
+        buffered.detach()
 
 
 def _is_lines(start: str) -> bool:
