@@ -193,11 +193,13 @@ def _clean(plan: Plan, files: list[SourceFile], work: Path) -> _Cleaned:
                     file.write(chunk["bad"].tobytes())
                 meter.advance(report.size)
 
-    write_whole(work / BAD_ROWS, write_bad)
+    listed = work / BAD_ROWS
+    write_whole(listed, write_bad)
     if signatures:
         signatures.close()
     if counts["bad"]:
-        write_whole(plan.out / BAD_ROWS, lambda file: shutil.copyfileobj((work / BAD_ROWS).open("rb"), file))
+        with listed.open("rb") as rows:
+            write_whole(plan.out / BAD_ROWS, lambda file: shutil.copyfileobj(rows, file))
     else:
         (plan.out / BAD_ROWS).unlink(missing_ok=True)
     workspace.check_bad_rows(counts["bad"], counts["documents_in"], plan.max_bad, plan.out / BAD_ROWS)

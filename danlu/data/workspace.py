@@ -50,8 +50,8 @@ def finished(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     if not (out / MANIFEST).is_file():
         return None
     manifest = open_prepared(out).manifest
-    before = {name: manifest.get(name) for name in request}
-    if before != json.loads(json.dumps(request)):
+    before, request = ({name: told.get(name) for name in request} for told in (manifest, json.loads(json.dumps(request))))
+    if before != request:
         raise ConfigError(f"--out {out} was prepared before with {_difference(before, request)}; choose another folder, or delete this one")
     return manifest
 
