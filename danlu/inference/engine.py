@@ -67,7 +67,7 @@ class Status:
 class Engine:
     """Answers requests with one decoder model.
 
-    A sequence's text does not depend on its neighbours; its logits may differ from a lone run's in the last bits,
+    Neighbours do not change what a sequence says; its logits may differ from a lone run's in the last bits,
     because products over other shapes add in another order.
     """
 

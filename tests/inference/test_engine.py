@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import queue
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.base.errors import DanluError, RequestError
+from danlu.inference.engine import Engine, Piece
+from danlu.inference.sampling import Sampling
+from danlu.inference.scheduler import Limits, Request
+from danlu.models.base import Inputs
+from danlu.models.gpt import GPT
+
+from .tiny import CONTEXT, tiny_module
+
+VOCABULARY = 300
+MODULE = tiny_module(VOCABULARY)
+draw = random.Random(0)
+PROMPTS = [[draw.randrange(VOCABULARY) for _ in range(draw.choice([1, 2, 9, 30, 150, 260]))] for _ in range(32)]
+
+
+class Asked:
+    """One request and what has come of it."""
+
+    def __init__(self, engine: Engine, ids: list[int], **sampling: Any) -> None:
+        self.events: queue.SimpleQueue[Piece | DanluError] = queue.SimpleQueue()
+        self.request: Request = engine.submit(ids, Sampling(**sampling), self.events.put)
+        self.reasons: dict[int, str] = {}
+
+    def answers(self) -> list[list[int]]:
+        said: list[list[int]] = [[] for _ in range(self.request.sampling.n)]
+        while len(self.reasons) < len(said):
+            event = self.events.get(timeout=60)
+            if isinstance(event, DanluError):
+                raise event
+            said[event.index] += event.token_ids
+            if event.finish_reason:
+                self.reasons[event.index] = event.finish_reason
+        return said
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(MODULE)
+    yield made
+    made.close()
+
+
+@torch.inference_mode()
+def greedy_by_full_passes(ids: list[int], count: int) -> list[int]:
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(MODULE.logits(MODULE(Inputs(tokens=torch.tensor([ids]))))[0, -1].argmax()))
+    return ids[-count:]
+
+
+def test_cached_decoding_equals_the_full_pass(engine: Engine) -> None:
+    for ids in PROMPTS[:12]:
+        asked = Asked(engine, ids, temperature=0, max_tokens=12)
+        assert asked.answers() == [greedy_by_full_passes(ids, 12)]
+        assert asked.reasons == {0: "length"} and asked.request.sampled == 12
+
+
+def test_logprobs_equal_the_full_pass_for_prompt_and_answer(engine: Engine) -> None:
+    ids = PROMPTS[3] + PROMPTS[4]
+    pieces = []
+    asked = Asked(engine, ids[:200], temperature=0, max_tokens=6, logprobs=3, prompt_logprobs=True)
+    while not pieces or not pieces[-1].finish_reason:
+        pieces.append(asked.events.get(timeout=60))
+    tokens = [*asked.request.prompt_tokens, *(token for piece in pieces for token in piece.tokens)]
+    with torch.inference_mode():
+        whole = MODULE.logits(MODULE(Inputs(tokens=torch.tensor([[token.id for token in tokens]]))))[0].log_softmax(-1)
+    assert [token.id for token in tokens[:-6]] == ids[:200] and tokens[0].logprob is None
+    for place, token in enumerate(tokens[1:]):
+        assert token.logprob == pytest.approx(float(whole[place, token.id]), abs=1e-3)
+        assert [other for other, _ in token.alternatives] == whole[place].topk(3).indices.tolist()
+
+
+def test_greedy_answers_amid_others_are_those_given_alone(engine: Engine) -> None:
+    alone = [Asked(engine, ids, temperature=0, max_tokens=20).answers()[0] for ids in PROMPTS]
+    crowd = [Asked(engine, ids, temperature=0, max_tokens=20, n=1 + number % 3) for number, ids in enumerate(PROMPTS)]
+    noise = [Asked(engine, ids, temperature=3, max_tokens=50) for ids in PROMPTS[:10]]
+    for asked, expected in zip(crowd, alone, strict=True):
+        assert all(answer == expected for answer in asked.answers())
+    for asked in noise:
+        asked.answers()
+
+
+def test_seeded_answers_amid_others_are_those_given_alone(engine: Engine) -> None:
+    how = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 15, "n": 4}
+    alone = [Asked(engine, ids, seed=5, **how).answers() for ids in PROMPTS[:10]]
+    crowd = [Asked(engine, ids, seed=5, **how) for ids in PROMPTS[:10]]
+    assert [asked.answers() for asked in crowd] == alone
+    assert any(len({tuple(answer) for answer in answers}) == 4 for answers in alone)
+
+
+def test_without_a_seed_answers_differ(engine: Engine) -> None:
+    assert len({tuple(Asked(engine, [5], temperature=2, max_tokens=10).answers()[0]) for _ in range(3)}) == 3
+
+
+def test_little_memory_delays_answers_but_does_not_change_them() -> None:
+    roomy = Engine(MODULE)
+    alone = [Asked(roomy, ids, temperature=0, max_tokens=40).answers()[0] for ids in PROMPTS]
+    roomy.close()
+    narrow = Engine(MODULE, limits=Limits(cache_bytes=roomy.cache.shape.bytes_per_token * (CONTEXT * 2 + 100)))
+    crowd = [Asked(narrow, ids, temperature=0, max_tokens=40, n=1 + number % 2) for number, ids in enumerate(PROMPTS)]
+    most = 0
+    for asked, expected in zip(crowd, alone, strict=True):
+        assert all(answer == expected for answer in asked.answers())
+        most = max(most, narrow.cache.rows * narrow.cache.columns)
+    assert 0 < most <= narrow.cache.most_tokens
+    narrow.close()
+
+
+def test_a_short_prompt_does_not_wait_behind_long_ones() -> None:
+    engine = Engine(MODULE, limits=Limits(chunk=4))
+    long = [Asked(engine, PROMPTS[0][:1] * 310, temperature=0, max_tokens=1) for _ in range(8)]
+    short = Asked(engine, [7, 8], temperature=0, max_tokens=2)
+    short.answers()
+    assert all(asked.events.empty() for asked in long[1:]), "the long prompts were read before the short one was answered"
+    for asked in long:
+        asked.answers()
+    engine.close()
+
+
+def test_cancelling_frees_the_place_at_once_in_every_state() -> None:
+    engine = Engine(MODULE, limits=Limits(sequences=16, chunk=8))
+    others = [Asked(engine, ids, temperature=0, max_tokens=30) for ids in PROMPTS[:4]]
+    leaving = [Asked(engine, [3] * length, temperature=1, max_tokens=300, n=4) for length in (1, 1, 250, 250, 250, 1)]
+    time.sleep(0.05)
+    for asked in leaving:
+        asked.request.cancel()
+    answers = [asked.answers()[0] for asked in others]
+    until = time.monotonic() + 2
+    while (engine.status().running or engine.status().waiting) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (engine.status().running, engine.status().waiting) == (0, 0)
+    assert answers == [greedy_by_full_passes(ids, 30) for ids in PROMPTS[:4]]
+    engine.close()
+
+
+class Fragile(GPT):
+    """Breaks on token 13 and goes out of numbers on token 17."""
+
+    def forward(self, inputs: Inputs, cache: Any = None) -> torch.Tensor:
+        if (inputs.tokens == 13).any():
+            raise RuntimeError("broken on purpose")
+        hidden = super().forward(inputs, cache)
+        return torch.where((inputs.tokens == 17)[..., None], torch.nan, hidden)
+
+
+def test_a_fault_in_one_request_leaves_the_others_alone() -> None:
+    fragile = Fragile(MODULE.config)
+    fragile.load_state_dict(MODULE.state_dict())
+    engine = Engine(fragile.eval())
+    good = [ids for ids in PROMPTS if not {13, 17} & {*ids, *greedy_by_full_passes(ids, 10)}][:6]
+    for _ in range(3):
+        bad = [Asked(engine, [1, 2, bad, 4][: 3 if bad == 17 else 4] * 40, temperature=0) for bad in (13, 17)]
+        running = [Asked(engine, ids, temperature=0, max_tokens=10) for ids in good]
+        for asked in bad:
+            with pytest.raises(RequestError) as caught:
+                asked.answers()
+            assert caught.value.code == "engine_failure" and "purpose" not in str(caught.value)
+        for asked, ids in zip(running, good, strict=True):
+            assert asked.answers() == [greedy_by_full_passes(ids, 10)]
+    assert engine.status().alive and engine.status().running == 0
+    engine.close()
+
+
+def test_end_tokens_stop_and_are_no_part_of_the_answer(engine: Engine) -> None:
+    told = greedy_by_full_passes(PROMPTS[2], 10)
+    place = next(place for place in range(2, 10) if told[place] not in told[:place])
+    ending = Engine(MODULE, end_ids=[told[place]])
+    asked = Asked(ending, PROMPTS[2], temperature=0, max_tokens=50)
+    assert asked.answers() == [told[:place]] and asked.reasons == {0: "stop"}
+    ending.close()
+
+
+@pytest.mark.parametrize(
+    ("ids", "sampling", "param"),
+    [
+        ([], {}, "prompt"),
+        ([VOCABULARY], {}, "prompt"),
+        ([-1], {}, "prompt"),
+        ([2**70], {}, "prompt"),
+        ([1], {"logit_bias": {VOCABULARY: 1}}, "logit_bias"),
+        ([1], {"stop": "x"}, "stop"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_any_work(engine: Engine, ids: list[int], sampling: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Asked(engine, ids, **sampling)
+    assert caught.value.param == param and engine.thread is None
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_lengths(engine: Engine) -> None:
+    for length in (CONTEXT, CONTEXT + 5):
+        with pytest.raises(RequestError, match=f"{length} tokens.*{CONTEXT} tokens") as caught:
+            Asked(engine, [1] * length)
+        assert caught.value.code == "context_length_exceeded"
+    asked = Asked(engine, [1] * (CONTEXT - 3), max_tokens=None)
+    assert len(asked.answers()[0]) == 3 and asked.reasons == {0: "length"}
+
+
+def test_a_full_queue_refuses_and_recovers() -> None:
+    engine = Engine(MODULE, limits=Limits(sequences=16, waiting=4))
+    running, refused = [], 0
+    for _ in range(60):
+        try:
+            running.append(Asked(engine, [1, 2, 3], temperature=0, max_tokens=30, n=16))
+        except RequestError as error:
+            assert error.code == "queue_full"
+            refused += 1
+    assert refused and running
+    for asked in running:
+        asked.answers()
+    Asked(engine, [1], max_tokens=1).answers()
+    engine.close()
+
+
+def test_closing_tells_everyone_and_refuses_newcomers() -> None:
+    engine = Engine(MODULE)
+    running = [Asked(engine, [1], temperature=1, max_tokens=300) for _ in range(40)]
+    engine.close()
+    ended = 0
+    for asked in running:
+        try:
+            asked.answers()
+        except RequestError as error:
+            assert error.code == "engine_stopped"
+            ended += 1
+    assert ended and not engine.status().alive
+    with pytest.raises(RequestError, match="shutting down"):
+        Asked(engine, [1])
+
+
+def test_idle_engines_hold_no_cache(engine: Engine) -> None:
+    Asked(engine, PROMPTS[0], max_tokens=5).answers()
+    until = time.monotonic() + 2
+    while engine.cache.rows and time.monotonic() < until:
+        time.sleep(0.01)
+    assert engine.cache.rows == 0
