@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -45,6 +46,7 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service, *, on_ready: Callable[[], None] = lambda: None, grace_seconds: float = GRACE_SECONDS) -> None:
         self.service, self.on_ready, self.grace_seconds = service, on_ready, grace_seconds
         app = make_app(service)
+        logging.getLogger("uvicorn.access").disabled = True  # it writes whole addresses, which may hold anything
         super().__init__(
             uvicorn.Config(
                 app,

@@ -1,0 +1,205 @@
+"""Many clients at once, clients that leave, failures midway, and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+
+from danlu.inference.model import Model, load
+from danlu.inference.scheduler import Limits
+from danlu.models.base import Inputs
+from danlu.models.gpt import GPT
+from danlu.models.loading import load_model
+
+from .conftest import Running, start
+
+draw = random.Random(3)
+TEXTS = ["The river", "OpenAI的大模型是一种强大的技术，", "one two", "😀 " * 30, "Hello world " * 12]
+
+
+def wait_until_idle(model: Model, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while (model.engine.status().running or model.engine.status().waiting) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (model.engine.status().running, model.engine.status().waiting) == (0, 0)
+
+
+def test_sixteen_clients_get_the_answers_they_get_alone(running: Running) -> None:
+    model = running.service.models["tiny"]
+    asked = []
+    for number in range(48):
+        how = {"max_tokens": draw.choice([3, 20, 60]), "n": draw.choice([1, 1, 3])}
+        how |= {"temperature": 0} if number % 3 else {"temperature": 0.8, "seed": number}
+        asked.append((TEXTS[number % len(TEXTS)], how, number % 2 == 0))
+    expected = [[choice.text for choice in model.generate(text, **how).choices] for text, how, _ in asked]
+
+    async def ask(client: openai.AsyncOpenAI, text: str, how: dict[str, Any], stream: bool) -> list[str]:
+        if not stream:
+            return [choice.text for choice in (await client.completions.create(model="tiny", prompt=text, **how)).choices]
+        said = [""] * how["n"]
+        async for chunk in await client.completions.create(model="tiny", prompt=text, stream=True, **how):
+            said[chunk.choices[0].index] += chunk.choices[0].text
+        return said
+
+    async def crowd() -> list[list[str]]:
+        async with openai.AsyncOpenAI(api_key="any", base_url=running.url, max_retries=0, timeout=60) as client:
+            gate = asyncio.Semaphore(16)
+
+            async def one(text: str, how: dict[str, Any], stream: bool) -> list[str]:
+                async with gate:
+                    return await ask(client, text, how, stream)
+
+            return await asyncio.gather(*(one(*entry) for entry in asked))
+
+    assert asyncio.run(crowd()) == expected
+    wait_until_idle(model, 2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_place(running: Running, stream: bool) -> None:
+    model = running.service.models["tiny"]
+    body = {"model": "tiny", "prompt": ["x", "y"], "max_tokens": 300, "temperature": 2, "n": 16, "stream": stream, "logit_bias": {}}
+    for token in (0, *sorted(model.engine.end_ids)):
+        body["logit_bias"][str(token)] = -100
+    for _ in range(5):
+        try:
+            with httpx.stream("POST", f"{running.url}/completions", json=body, timeout=0.15 if not stream else 10) as reply:
+                next(reply.iter_lines())
+        except httpx.ReadTimeout:
+            pass
+    wait_until_idle(model, 2)
+
+
+def test_a_full_queue_says_when_to_come_back(running: Running) -> None:
+    model = running.service.models["tiny"]
+    body = {"model": "tiny", "prompt": ["x"] * 64, "max_tokens": 300, "n": 16, "temperature": 2}
+
+    async def crowd() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=0.5) as client:
+            tasks = [client.post(f"{running.url}/completions", json=body) for _ in range(4)]
+            return [reply for reply in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(reply, httpx.Response)]
+
+    replies = asyncio.run(crowd())
+    assert replies and {reply.status_code for reply in replies} == {429}
+    assert all(int(reply.headers["retry-after"]) > 0 and reply.json()["error"]["code"] == "queue_full" for reply in replies)
+    wait_until_idle(model, 5)
+
+
+def test_slow_clients_do_not_hold_up_others(running: Running) -> None:
+    host, port = running.root.removeprefix("http://").split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+    try:
+        for number, connection in enumerate(slow):
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + (b"Content-Length: 100\r\n\r\n{" if number % 2 else b"")
+            )
+        began = time.monotonic()
+        assert httpx.get(f"{running.root}/health").status_code == 200
+        assert time.monotonic() - began < 1
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_prompts_stand_in_no_log_and_no_error(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    canary = "canary7291"
+    with caplog.at_level(logging.DEBUG):
+        for body in (
+            {"model": "tiny", "prompt": canary, "max_tokens": 2},
+            {"model": "tiny", "prompt": canary * 500, "max_tokens": 2},
+            {"model": "tiny", "messages": [{"role": "user", "content": canary}], "max_tokens": 2},
+        ):
+            route = "completions" if "prompt" in body else "chat/completions"
+            reply = httpx.post(f"{running.url}/{route}?q={canary}", json=body, headers={"authorization": f"Bearer {canary}"})
+            assert canary not in reply.text
+        httpx.get(f"{running.root}/{canary}")
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith(("danlu", "uvicorn"))]
+    assert ours and not any(canary in line for line in ours)
+
+
+class Failing(GPT):
+    """Breaks once an answer has 20 positions behind it."""
+
+    def forward(self, inputs: Inputs, cache: Any = None) -> torch.Tensor:
+        if inputs.positions is not None and int(inputs.positions.max()) > 20:
+            raise RuntimeError("secret detail")
+        return super().forward(inputs, cache)
+
+
+def test_a_failure_midway_is_an_error_event_and_never_a_clean_end(folders: dict[str, Path]) -> None:
+    model = load(str(folders["tiny"]))
+    model.engine.close()
+    failing = Failing(model.config)
+    failing.load_state_dict(load_model(str(folders["tiny"])).module.state_dict())
+    broken = type(model)(type("Loaded", (), {"name": "broken", "module": failing, "tokenizer": model.tokenizer, "config": model.config})())
+    running, server, thread = start({"broken": broken}, {})
+    how = {
+        "model": "broken",
+        "prompt": "x",
+        "max_tokens": 60,
+        "temperature": 2,
+        "logit_bias": {str(end): -100 for end in broken.engine.end_ids},
+    }
+    said = ""
+    with pytest.raises(openai.APIError) as caught:
+        for chunk in running.client().completions.create(stream=True, **how):
+            said += chunk.choices[0].text
+    assert caught.value.body["code"] == "engine_failure" and "secret" not in str(caught.value) and said
+    with pytest.raises(openai.InternalServerError) as failed:
+        running.client().completions.create(**how)
+    assert "secret" not in str(failed.value)
+    with httpx.stream("POST", f"{running.url}/completions", json={**how, "stream": True}) as reply:
+        lines = [line for line in reply.iter_lines() if line]
+    assert lines[-2] == "event: error" and "[DONE]" not in "".join(lines)
+    assert running.client().completions.create(model="broken", prompt="x", max_tokens=2).choices[0].finish_reason
+    server.should_exit = True
+    thread.join(20)
+
+
+def test_stopping_ends_every_stream_whole_or_with_an_error(folders: dict[str, Path]) -> None:
+    model = load(str(folders["tiny"]), limits=Limits(sequences=16))
+    running, server, thread = start({"tiny": model}, {})
+    model.module.forward = _slowed(model.module.forward)
+    ends = {str(end): -100 for end in model.engine.end_ids}
+    outcomes: list[str] = []
+    begun = threading.Semaphore(0)
+    client = httpx.Client(timeout=30)
+
+    def ask(count: int) -> None:
+        body = {"model": "tiny", "prompt": "x", "max_tokens": count, "stream": True, "logit_bias": ends}
+        with client.stream("POST", f"{running.url}/completions", json=body) as reply:
+            begun.release()
+            lines = [line for line in reply.iter_lines() if line]
+        outcomes.append(lines[-1] if lines[-1] == "data: [DONE]" else lines[-2])
+
+    threads = [threading.Thread(target=ask, args=(count,)) for count in (20, 300) * 10]
+    for asking in threads:
+        asking.start()
+    for _ in threads:
+        assert begun.acquire(timeout=20)
+    began = time.monotonic()
+    server.should_exit = True
+    for asking in [*threads, thread]:
+        asking.join(30)
+    client.close()
+    assert time.monotonic() - began < 10
+    assert len(outcomes) == 20 and set(outcomes) <= {"data: [DONE]", "event: error"} and "event: error" in outcomes
+
+
+def _slowed(forward: Any) -> Any:
+    def slow(*args: Any, **named: Any) -> torch.Tensor:
+        time.sleep(0.03)
+        return forward(*args, **named)
+
+    return slow
