@@ -99,7 +99,7 @@ class Engine:
                 raise RequestError("the engine is shutting down; ask again later", code="engine_stopped")
             if len(self.inbox) + len(self.schedule.waiting) >= self.limits.waiting:
                 raise RequestError(f"{self.limits.waiting} requests are waiting already; ask again in a few seconds", code="queue_full")
-            if self.thread is None:
+            if self.thread is None or not self.thread.is_alive():
                 self.thread = threading.Thread(target=self._run, name="danlu-engine", daemon=True)
                 self.thread.start()
             self.inbox.append(request)
