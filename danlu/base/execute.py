@@ -9,11 +9,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from types import ModuleType
 from typing import TypeVar
 
@@ -30,11 +30,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None) -> Iterator[Result]:
+def map(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, threads: bool = False
+) -> Iterator[Result]:
     """Apply `function` to every item in worker processes and give the results in the items' order.
 
     At most AHEAD items a worker are taken from `items` in advance, so an endless stream needs bounded memory. One item, or
     one worker, runs in this process. The function must be importable by name (or a functools.partial of such a one).
+    With `threads` the workers are threads: for compiled work that leaves Python alone and shares something large.
     Raises: what the function raises; DanluError when a worker process is killed.
     """
     count = workers or cores()
@@ -45,7 +48,11 @@ def map(function: Callable[[Item], Result], items: Iterable[Item], *, workers: i
         for item in stream:
             yield function(item)
         return
-    pool = ProcessPoolExecutor(count, mp_context=_context(function), initializer=_start_worker)
+    pool: Executor
+    if threads:
+        pool = ThreadPoolExecutor(count)
+    else:
+        pool = ProcessPoolExecutor(count, mp_context=_context(function), initializer=_start_worker)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in stream:
@@ -62,6 +69,14 @@ def map(function: Callable[[Item], Result], items: Iterable[Item], *, workers: i
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def warm_up(function: Callable[..., object], workers: int | None = None) -> None:
+    """Begin to import what `function` needs, in the background, before the first item is there."""
+    context = _context(function)
+    if (workers or cores()) > 1 and context.get_start_method() == "forkserver":
+        with _main_hidden(function):
+            forkserver.ensure_running()
 
 
 def _context(function: Callable[..., object]) -> multiprocessing.context.BaseContext:

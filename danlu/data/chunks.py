@@ -42,7 +42,7 @@ class CleanTask:
     chunk: Chunk
     cleaning: Cleaning
     path: Path
-    names: tuple[str, ...]
+    names: dict[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)

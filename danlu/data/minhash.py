@@ -94,7 +94,7 @@ def _words(codes: NDArray[Any], starts: NDArray[np.int64], ends: NDArray[np.int6
     return _mix((sums[ends] - sums[starts]) * inverses[starts])
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)  # of the sizes that documents up to a mebibyte ask for
 def _powers(count: int) -> tuple[Hashes, Hashes]:
     """BASE^n and BASE^-n modulo 2^64 for n < count."""
     tables = []

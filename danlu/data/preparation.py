@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from danlu.base import execute
 from danlu.base.errors import ConfigError, DataError
-from danlu.base.fetching import path_of
 from danlu.base.progress import progress
 from danlu.base.storage import whole_folder, write_whole
 from danlu.data import workspace
@@ -33,6 +33,7 @@ from danlu.data.shards import ShardWriter, describe
 from danlu.data.sources import SourceFile, find_files
 from danlu.data.splitting import FEW_DOCUMENTS, SPLITS, TRAIN, split_by_bytes, split_by_document, whole_segments
 from danlu.data.tokenizing import TokenReport, TokenTask, read_segments, token_dtype, tokenize_chunk
+from danlu.data.vocabulary import load_tokenizer
 from danlu.inputs.tokenizer import Tokenizer, train_bpe
 
 LIBRARIES = ("charset-normalizer", "ftfy", "numpy", "orjson", "pyarrow", "rensa", "resiliparse", "tiktoken", "tokenizers", "xxhash")
@@ -129,8 +130,9 @@ def run(plan: Plan) -> Preparation:
     plan.check()
     begin = time.monotonic()
     stages: dict[str, float] = {}
+    execute.warm_up(clean_chunk, plan.workers)
     files = find_files(list(plan.sources))
-    tokenizer = Tokenizer.load(_resolve(plan.tokenizer)) if plan.tokenizer else None
+    tokenizer = load_tokenizer(plan.tokenizer) if plan.tokenizer else None
     request = {
         "parameters": {**plan.parameters(), "tokenizer": tokenizer.fingerprint if tokenizer else None},
         "inputs": [{"name": file.name, "size": file.size, "sha256": file.sha256()} for file in files],
@@ -139,7 +141,11 @@ def run(plan: Plan) -> Preparation:
         manifest = workspace.finished(plan.out, request)
         if manifest is None:
             mark = time.monotonic()
-            cleaned = _clean(plan, files, work)
+            with ThreadPoolExecutor(1) as aside:
+                ready = aside.submit(tokenizer.encode_batch, ["its fast encoder takes a second to build"]) if tokenizer else None
+                cleaned = _clean(plan, files, work)
+                if ready:
+                    ready.result()
             stages["clean"] = time.monotonic() - mark
             mark = time.monotonic()
             segments = _decide(plan, cleaned)
@@ -166,7 +172,6 @@ def run(plan: Plan) -> Preparation:
 def _clean(plan: Plan, files: list[SourceFile], work: Path) -> _Cleaned:
     """First pass: every chunk cleaned by a worker; bad rows listed; numbers of all documents gathered."""
     cleaning = plan.cleaning()
-    names = tuple(file.name for file in files)
     signatures = Signatures(work / "signatures", cleaning.bands, PERMUTATIONS) if cleaning.bands else None
     paths, counts = [], Counter[str]()
     columns: dict[str, list[NDArray[Any]]] = {"sizes": [], "hashes": [], "keys": [], "signed": []}
@@ -174,6 +179,7 @@ def _clean(plan: Plan, files: list[SourceFile], work: Path) -> _Cleaned:
 
     def tasks() -> Iterator[CleanTask]:
         for chunk in read_chunks(files):
+            names = {piece.source: files[piece.source].name for piece in chunk.pieces}
             mark = xxhash.xxh3_64_hexdigest(f"{chunk.fingerprint} {cleaning} {names} {version}".encode())
             yield CleanTask(chunk=chunk, cleaning=cleaning, path=work / "cleaned" / f"{chunk.number:06d}-{mark}.npz", names=names)
 
@@ -294,20 +300,23 @@ def default_vocabulary_size(total: int) -> int:
 def _tokenize(
     plan: Plan, cleaned: _Cleaned, segments: list[NDArray[np.int64]], folder: Path, tokenizer: Tokenizer, work: Path
 ) -> dict[str, Any]:
-    """Third: every chunk tokenized by a worker, shards written in order; what the manifest says of it."""
+    """Third: every chunk tokenized, shards written in order; what the manifest says of it.
+
+    Threads do it: the encoder is compiled and large, so one serves all.
+    """
     dtype = token_dtype(tokenizer.vocabulary_size)
 
     def tasks() -> Iterator[TokenTask]:
         for path, part in zip(cleaned.paths, segments, strict=True):
             mark = xxhash.xxh3_64_hexdigest(f"{path.name} {tokenizer.fingerprint}".encode() + part.tobytes())
             if len(part):
-                yield TokenTask(cleaned=path, segments=part, tokenizer=folder, path=work / "tokens" / f"{path.stem}-{mark}.npz")
+                yield TokenTask(cleaned=path, segments=part, tokenizer=tokenizer, path=work / "tokens" / f"{path.stem}-{mark}.npz")
 
     writers = {split: ShardWriter(plan.out, split, dtype) for split in SPLITS}
     total = sum(int((part[:, 2] - part[:, 1]).sum()) for part in segments)
     with progress("tokenizing", total) as meter:
         report: TokenReport
-        for report in execute.map(tokenize_chunk, tasks(), workers=plan.workers):
+        for report in execute.map(tokenize_chunk, tasks(), workers=plan.workers, threads=True):
             with np.load(report.path, allow_pickle=False) as chunk:
                 for split, writer in writers.items():
                     if f"{split}.tokens" in chunk:
@@ -343,9 +352,3 @@ def version_of(library: str) -> str:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return "source"
-
-
-def _resolve(name: str) -> Path:
-    """Where a tokenizer lies that is named by a path, the catalog or the hub."""
-    path = Path(name).expanduser()
-    return path if path.exists() else path_of(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -54,13 +54,13 @@ def find_files(sources: list[str]) -> list[SourceFile]:
     return list(unique.values())
 
 
-def format_of(path: PurePath) -> tuple[str, str] | None:
+def format_of(name: str) -> tuple[str, str] | None:
     """(format, compression) by a file's name, or None if it is none that is known."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compression = COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
+    stem, _, suffix = name.lower().rpartition(".")
+    compression = COMPRESSIONS.get(f".{suffix}", "")
     if compression:
-        suffixes.pop()
-    kind = FORMATS.get(suffixes[-1]) if suffixes else None
+        suffix = stem.rpartition(".")[2] if "." in stem else ""
+    kind = FORMATS.get(f".{suffix}")
     return (kind, compression) if kind else None
 
 
@@ -78,7 +78,7 @@ def _find(source: str) -> list[SourceFile]:
 
 
 def _file(path: Path, name: str, source: str) -> SourceFile:
-    known = format_of(path)
+    known = format_of(path.name)
     if known is None:
         raise ConfigError(f"{source}: unknown format {path.suffix or 'without a suffix'}; expected {KNOWN}")
     return SourceFile(path=path, name=name, format=known[0], compression=known[1], size=path.stat().st_size)
@@ -91,14 +91,13 @@ def _files_below(folder: Path, source: str) -> list[SourceFile]:
     found: list[tuple[str, SourceFile]] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        below = "" if root == str(folder) else Path(root).relative_to(folder).as_posix() + "/"
         for name in names:
-            known = None if name.startswith(".") else format_of(PurePath(name))
+            known = None if name.startswith(".") else format_of(name)
             path = Path(root, name)
             if known and path.is_file():
-                relative = path.relative_to(folder).as_posix()
-                size = path.stat().st_size
-                file = SourceFile(path=path, name=f"{base}/{relative}", format=known[0], compression=known[1], size=size)
-                found.append((relative, file))
+                file = SourceFile(path=path, name=f"{base}/{below}{name}", format=known[0], compression=known[1], size=path.stat().st_size)
+                found.append((below + name, file))
     if not found:
         raise DataError(f"{source}: holds no file of a known format; expected {KNOWN}")
     return [file for _, file in sorted(found, key=lambda pair: pair[0])]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class TokenTask:
 
     cleaned: Path
     segments: NDArray[np.int64]
-    tokenizer: Path
+    tokenizer: Tokenizer
     path: Path
 
 
@@ -47,7 +46,7 @@ def tokenize_chunk(task: TokenTask) -> TokenReport:
     size = int((task.segments[:, 2] - task.segments[:, 1]).sum())
     if _is_whole(task.path):
         return TokenReport(path=task.path, size=size)
-    tokenizer = _tokenizer(task.tokenizer)
+    tokenizer = task.tokenizer
     dtype = token_dtype(tokenizer.vocabulary_size)
     end = np.array([tokenizer.end_of_text_id], dtype=dtype)
     arrays: dict[str, NDArray[Any]] = {}
@@ -90,8 +89,3 @@ def _is_whole(path: Path) -> bool:
             return "whole" in done
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError):
         return False
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.load(path)

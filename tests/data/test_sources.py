@@ -38,7 +38,7 @@ def test_what_is_named_twice_is_read_once_at_its_first_place(tmp_path: Path) -> 
     [("a.txt", ("text", "")), ("a.tar.gz", None), ("a", None), ("a.gz", None), ("a.b.HTML", ("html", "")), ("x.csv.gz", ("csv", "gzip"))],
 )
 def test_formats_by_name(name: str, known: tuple[str, str] | None) -> None:
-    assert format_of(Path(name)) == known
+    assert format_of(name) == known
 
 
 def test_what_is_not_there_is_told_with_a_way_out(tmp_path: Path) -> None:

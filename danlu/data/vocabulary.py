@@ -1,0 +1,29 @@
+"""Finds an existing tokenizer by whatever name a user gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from danlu.base.errors import ConfigError
+from danlu.base.fetching import path_of
+from danlu.data.gguf_header import read_metadata
+from danlu.inputs.gguf_vocabulary import read_vocabulary
+from danlu.inputs.tokenizer import Tokenizer
+
+TOKENIZER_FILES = ("tokenizer.json", "final/tokenizer.json", "tokenizer/tokenizer.json")  # a model, a run, a prepared folder
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a file, a model's or a run's or a prepared folder, a .gguf file, a catalog name or hf:owner/name.
+
+    Raises: ConfigError or CheckpointError if there is none.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        path = path_of(name)
+    if path.is_dir():
+        inside = [path / file for file in TOKENIZER_FILES if (path / file).is_file()] or sorted(path.glob("*.gguf"))
+        if not inside:
+            raise ConfigError(f"--tokenizer {name}: no tokenizer.json and no .gguf file in that folder; choose another one")
+        path = inside[0]
+    return read_vocabulary(read_metadata(path), path) if path.suffix == ".gguf" else Tokenizer.load(path)
