@@ -4,9 +4,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -25,6 +26,7 @@ class Running:
 
     service: Service
     url: str  # ends in /v1
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
 
     @property
     def root(self) -> str:
@@ -60,6 +62,7 @@ def running(folders: dict[str, Path]) -> Iterator[Running]:
     models = {name: load(str(folder), limits=Limits(sequences=16, waiting=64)) for name, folder in folders.items()}
     found, server, thread = start(models, {"davinci-codex": "tiny"})
     yield found
+    found.http.close()
     server.should_exit = True
     thread.join(20)
     assert not thread.is_alive()

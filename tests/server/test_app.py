@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import openai
 import pytest
 import torch
@@ -103,7 +102,7 @@ def test_streamed_chats_join_to_the_whole(running: Running) -> None:
 
 def test_streams_end_in_done_with_ids_throughout(running: Running) -> None:
     body = {"model": "tiny", "prompt": "x", "max_tokens": 3, "stream": True}
-    with httpx.stream("POST", f"{running.url}/completions", json=body) as reply:
+    with running.http.stream("POST", f"{running.url}/completions", json=body) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream") and reply.headers["x-request-id"].startswith("req-")
         lines = [line for line in reply.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
@@ -170,19 +169,19 @@ def test_a_model_without_a_template_says_so(running: Running) -> None:
 
 
 def test_health_tells_of_every_engine(running: Running) -> None:
-    reply = httpx.get(f"{running.root}/health")
+    reply = running.http.get(f"{running.root}/health")
     assert reply.status_code == 200 and reply.json()["status"] == "ok"
     assert reply.json()["models"]["tiny"] == {"status": "ok", "running": 0, "waiting": 0}
 
 
 def test_the_description_lists_every_sampling_field(running: Running) -> None:
-    described = httpx.get(f"{running.root}/openapi.json").json()
+    described = running.http.get(f"{running.root}/openapi.json").json()
     content = described["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"prompt", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logit_bias", "echo"} <= set(content["properties"])
 
 
 def test_unknown_fields_are_named_in_a_header_and_the_answer_comes(running: Running) -> None:
     body = {"model": "tiny", "prompt": "x", "max_tokens": 1, "colour": "red", "bad\r\nname: x": 1, "user": "me", "best_of": 1}
-    reply = httpx.post(f"{running.url}/completions", json=body)
+    reply = running.http.post(f"{running.url}/completions", json=body)
     assert reply.status_code == 200
     assert "colour" in reply.headers["warnings"] and "user" not in reply.headers["warnings"] and "name: x" not in reply.headers

@@ -24,7 +24,7 @@ BASE = {"completions": {"prompt": "x"}, "chat/completions": {"messages": [{"role
 
 def post(running: Running, route: str, body: Any, **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes | str) else json.dumps(body)
-    return httpx.post(f"{running.url}/{route}", content=content, headers={"content-type": "application/json", **headers}, timeout=60)
+    return running.http.post(f"{running.url}/{route}", content=content, headers={"content-type": "application/json", **headers})
 
 
 def check(reply: httpx.Response, status: int | None = None, param: str | None = None) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_a_body_too_large_is_refused_without_being_kept(running: Running) -> Non
             yield piece
 
     for content in (endless(), b" " * (MOST_BYTES + 1)):
-        reply = httpx.post(f"{running.url}/completions", content=content, timeout=30)
+        reply = running.http.post(f"{running.url}/completions", content=content, timeout=30)
         assert check(reply, 413)["code"] == "body_too_large"
     assert psutil.Process().memory_info().rss - before < 60 * 2**20
 
@@ -152,11 +152,11 @@ def test_caps_hold_before_any_work(running: Running) -> None:
 
 
 def test_wrong_addresses_and_methods(running: Running) -> None:
-    check(httpx.get(f"{running.root}/nothing/here"), 404)
-    check(httpx.get(f"{running.url}/completions"), 405)
-    check(httpx.post(f"{running.root}/health"), 405)
-    check(httpx.get(f"{running.url}/models/../../etc/passwd"), 404)
-    check(httpx.get(f"{running.url}/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), 404)
+    check(running.http.get(f"{running.root}/nothing/here"), 404)
+    check(running.http.get(f"{running.url}/completions"), 405)
+    check(running.http.post(f"{running.root}/health"), 405)
+    check(running.http.get(f"{running.url}/models/../../etc/passwd"), 404)
+    check(running.http.get(f"{running.url}/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), 404)
 
 
 def every_route(running: Running) -> list[tuple[str, str]]:
@@ -185,11 +185,11 @@ def test_every_route_refuses_foreign_hosts_and_pages(running: Running) -> None:
             {"origin": "http://evil.example"},
             {"origin": "null"},
         ):
-            assert httpx.request(method, running.root + path, headers=headers).status_code == 403, (method, path, headers)
+            assert running.http.request(method, running.root + path, headers=headers).status_code == 403, (method, path, headers)
     for host in (f"localhost:{port}", "127.0.0.1", "[::1]:80", "LOCALHOST"):
-        assert httpx.get(f"{running.root}/health", headers={"host": host}).status_code == 200
+        assert running.http.get(f"{running.root}/health", headers={"host": host}).status_code == 200
 
 
 def test_any_key_is_accepted_while_there_are_none(running: Running) -> None:
     for headers in ({}, {"authorization": "Bearer anything"}, {"authorization": "\x7f broken"}):
-        assert httpx.get(f"{running.url}/models", headers=headers).status_code == 200
+        assert running.http.get(f"{running.url}/models", headers=headers).status_code == 200
