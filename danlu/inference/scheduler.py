@@ -22,7 +22,7 @@ class Limits:
 
     sequences: int = 32  # running together
     waiting: int = 256  # requests in the queue
-    chunk: int = 256  # prompt tokens computed between two steps of decoding
+    chunk: int = 256  # prompt tokens computed in one step; a quarter of it while others decode, who wait that long for each token
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
@@ -109,13 +109,14 @@ class Schedule:
         if not reading:
             return [], 0
         self.oldest_next = not self.oldest_next
+        chunk = max(self.limits.chunk // 4, 1) if self.decoding else self.limits.chunk
         reading.sort(key=lambda entry: entry.order if self.oldest_next else (entry.remaining, entry.order))
         first, others = reading[0], sorted(reading[1:], key=lambda entry: entry.remaining)
         if first.request.sampling.prompt_logprobs:  # needs the logits of all positions
-            return [first], min(first.remaining, self.limits.chunk)
-        new = min(first.remaining, self.limits.chunk)
+            return [first], min(first.remaining, chunk)
+        new = min(first.remaining, chunk)
         others = [entry for entry in others if entry.computed + new <= self.cache.columns and not entry.request.sampling.prompt_logprobs]
-        return sorted([first, *others[: self.limits.chunk // new - 1]], key=lambda entry: entry.row), new
+        return sorted([first, *others[: chunk // new - 1]], key=lambda entry: entry.row), new
 
     def make_room(self) -> None:
         """Grow the cache for one more token each; beyond its limit the youngest go back to the queue and compute again later."""
