@@ -8,6 +8,7 @@ from typing import Any
 from danlu.data.rows import BadRow
 
 Row = Mapping[str, Any]
+LINES = ("paragraphs", "content", "para")  # what collections of poems call a list of lines
 
 
 def render(row: object, field: str | None = None) -> str:
@@ -88,11 +89,12 @@ def _article(row: Row) -> str:
 
 def _poem(row: Row) -> str:
     """Lines below their title, as the collections of Chinese poetry have them."""
-    paragraphs = row["paragraphs"]
-    if not isinstance(paragraphs, list) or not all(isinstance(line, str) for line in paragraphs):
-        raise BadRow(f"`paragraphs` is {_kind(paragraphs)}; expected a list of strings")
+    name = next(name for name in LINES if row.get(name) is not None)
+    lines = [row[name]] if isinstance(row[name], str) else row[name]
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise BadRow(f"`{name}` is {_kind(lines)}; expected a list of strings")
     title = row.get("title") or row.get("rhythmic")
-    return "\n".join([title, *paragraphs] if isinstance(title, str) else paragraphs)
+    return "\n".join([title, *lines] if isinstance(title, str) else lines)
 
 
 SHAPES: tuple[tuple[tuple[str, ...], Callable[[Row], str]], ...] = (
@@ -107,6 +109,8 @@ SHAPES: tuple[tuple[tuple[str, ...], Callable[[Row], str]], ...] = (
     (("text",), _plain),
     (("title", "extract"), _article),
     (("paragraphs",), _poem),
+    (("title", "content"), _poem),
+    (("title", "para"), _poem),
 )
 
 

@@ -13,7 +13,7 @@ from rensa import RMinHash
 PERMUTATIONS = 128
 SHINGLE_WORDS = 5
 SEED = 1
-SLICE_CHARACTERS = 1 << 18  # texts are hashed in groups of about so many characters: small arrays stay in the processor's cache
+SLICE_CHARACTERS = 1 << 18  # texts are hashed in groups, and long ones in parts, of about so many characters: arrays stay in cache
 BASE = 0x632BE59BD9B4E019  # odd, so that it has an inverse modulo 2^64
 RECALL = 0.9  # of the pairs exactly at the threshold, at least so many share a band
 SEPARATOR, LETTER, ALONE = 0, 1, 2
@@ -30,20 +30,24 @@ def signatures(texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]
     words has no signature and counts as unlike all others.
     Shapes: n texts -> (n, PERMUTATIONS), (n,).    Source: Broder 1997, "On the resemblance and containment of documents".
     """
-    rows = np.zeros((len(texts), PERMUTATIONS), dtype=np.uint32)
-    has = np.zeros(len(texts), dtype=bool)
+    parts = [text[begin : begin + SLICE_CHARACTERS] for text in texts for begin in range(0, max(len(text), 1), SLICE_CHARACTERS)]
+    firsts = np.cumsum([0, *(max(1, -(-len(text) // SLICE_CHARACTERS)) for text in texts)])[:-1]
+    rows = np.full((len(parts), PERMUTATIONS), np.iinfo(np.uint32).max, dtype=np.uint32)
+    has = np.zeros(len(parts), dtype=bool)
     begin = 0
-    while begin < len(texts):
+    while begin < len(parts):
         end, size = begin, 0
-        while end < len(texts) and size < SLICE_CHARACTERS:
-            size += len(texts[end])
+        while end < len(parts) and size < SLICE_CHARACTERS:
+            size += len(parts[end])
             end += 1
-        hashes, offsets = shingles(texts[begin:end])
+        hashes, offsets = shingles(parts[begin:end])
+        has[begin:end] = offsets[1:] > offsets[:-1]
         if len(hashes):
             matrix: Any = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, SEED)
             rows[begin:end] = np.asarray(matrix.to_rows(), dtype=np.uint32)
-        has[begin:end] = np.diff(offsets.astype(np.int64)) > 0
         begin = end
+    if len(parts) > len(texts):  # the signature of a union is the smaller of the parts' in each place
+        rows, has = np.minimum.reduceat(rows, firsts), np.logical_or.reduceat(has, firsts)
     return rows, has
 
 
@@ -88,13 +92,13 @@ def _characters(text: str) -> tuple[NDArray[Any], NDArray[np.uint8]]:
 
 def _words(codes: NDArray[Any], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Hashes:
     """One hash a word: a polynomial of its characters modulo 2^64, from differences of one running sum."""
-    powers, inverses = _powers(1 << max(len(codes).bit_length(), 18))
+    powers, inverses = _powers(1 << max(len(codes).bit_length(), 20))
     sums = np.zeros(len(codes) + 1, dtype=np.uint64)
     np.cumsum(codes * powers[: len(codes)], out=sums[1:])
     return _mix((sums[ends] - sums[starts]) * inverses[starts])
 
 
-@lru_cache(maxsize=3)  # of the sizes that documents up to a mebibyte ask for
+@lru_cache(maxsize=1)  # one size serves all slices
 def _powers(count: int) -> tuple[Hashes, Hashes]:
     """BASE^n and BASE^-n modulo 2^64 for n < count."""
     tables = []

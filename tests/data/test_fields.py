@@ -30,6 +30,7 @@ from danlu.data.rows import BadRow
         ({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]}, "human: hi\n\ngpt: ho"),
         ({"title": "T", "extract": "E", "topic": "x"}, "T\n\nE"),
         ({"title": "静夜思", "author": "李白", "paragraphs": ["床前明月光，", "疑是地上霜。"]}, "静夜思\n床前明月光，\n疑是地上霜。"),
+        ({"title": "关雎", "chapter": "国风", "content": ["关关雎鸠，在河之洲。"]}, "关雎\n关关雎鸠，在河之洲。"),
     ],
 )
 def test_every_shape_becomes_text(row: dict[str, Any], text: str) -> None:

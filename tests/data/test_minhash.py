@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 
 from danlu.data.minhash import PERMUTATIONS, SHINGLE_WORDS, band_count, band_keys, shingles, signatures
 
@@ -79,6 +80,16 @@ def test_estimates_are_near_the_true_similarity() -> None:
         ]
         assert abs(np.mean(errors)) < 0.03
         assert np.std(errors) < 1.5 * 0.5 / np.sqrt(PERMUTATIONS)
+
+
+def test_long_texts_are_hashed_in_parts_and_stay_comparable() -> None:
+    chance = random.Random(0)
+    words = [f"word{chance.randrange(100_000)}" for _ in range(100_000)]
+    other = [f"else{chance.randrange(100_000)}" for _ in range(10_000)]
+    rows, has = signatures([" ".join(words), "short and not alike to any of the others", " ".join(other + words[10_000:]), ""])
+    assert has.tolist() == [True, True, True, False]
+    assert (rows[0] == rows[2]).mean() == pytest.approx(0.9 / 1.1, abs=0.12)
+    assert (rows[0] == rows[1]).mean() < 0.1
 
 
 def test_short_texts_have_no_signature() -> None:
