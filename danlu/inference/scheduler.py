@@ -22,7 +22,7 @@ class Limits:
 
     sequences: int = 32  # running together
     waiting: int = 256  # requests in the queue
-    chunk: int = 256  # prompt tokens computed in one step; a quarter of it while others decode, who wait that long for each token
+    chunk: int = 256  # prompt tokens computed in one step; half as many while others decode, who wait that long for each token
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Schedule:
         if not reading:
             return [], 0
         self.oldest_next = not self.oldest_next
-        chunk = max(self.limits.chunk // 4, 1) if self.decoding else self.limits.chunk
+        chunk = max(self.limits.chunk // 2, 1) if self.decoding else self.limits.chunk
         reading.sort(key=lambda entry: entry.order if self.oldest_next else (entry.remaining, entry.order))
         first, others = reading[0], sorted(reading[1:], key=lambda entry: entry.remaining)
         if first.request.sampling.prompt_logprobs:  # needs the logits of all positions
