@@ -19,10 +19,8 @@ from danlu.data.encoding import decode
 from danlu.data.fields import render
 from danlu.data.filters import Judge
 from danlu.data.minhash import band_keys, signatures
-from danlu.data.reading import Chunk
+from danlu.data.reading import DOCUMENT_BYTES, Chunk, line_end
 from danlu.data.rows import BadRow, Piece
-
-DOCUMENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +137,18 @@ def _add(piece: Piece, line: int, content: bytes, task: CleanTask, found: _Docum
         found.counts["bad"] += 1
         found.bad.append({"file": task.names[piece.source], "line": line, "reason": str(error)})
         return
-    found.texts.append(kept)
-    found.keys.append(piece.key)
+    if len(kept) <= DOCUMENT_BYTES // 4 or len(packed := kept.encode()) <= DOCUMENT_BYTES:
+        found.texts.append(kept)
+        found.keys.append(piece.key)
+        return
+    key = piece.key or xxhash.xxh3_128_digest(packed)  # a giant row is cut as a giant file is: its parts share a split
+    begin = 0
+    while begin < len(packed):
+        end = begin + line_end(packed[begin : begin + DOCUMENT_BYTES + 1])
+        found.texts.append(packed[begin:end].decode())
+        found.keys.append(key)
+        found.counts["documents_in"] += begin > 0
+        begin = end
 
 
 def _parse(text: str) -> object:

@@ -20,7 +20,7 @@ from danlu.data.tables import csv_rows, json_rows, parquet_rows
 MEBIBYTE = 1 << 20
 DOCUMENT_BYTES = MEBIBYTE  # a longer document is cut at line ends into parts of about this size
 MARKUP_BYTES = 16 * MEBIBYTE  # a page is parsed whole, so its size is bounded
-LINE_BYTES = 64 * MEBIBYTE
+LINE_BYTES = 32 * MEBIBYTE  # a longer one is a bad row: a few are in memory at once, in several forms
 CHUNK_BYTES = 2 * MEBIBYTE
 READ_BYTES = MEBIBYTE
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError, UnicodeDecodeError)
@@ -108,7 +108,7 @@ def _documents(stream: BinaryIO, source: int) -> Iterator[Piece]:
     for block in blocks:
         held += block
         while len(held) > DOCUMENT_BYTES:
-            end = _line_end(held)
+            end = line_end(held)
             part, held = held[:end], held[end:]
             yield Piece(source=source, line=line, kind="document", content=part, key=key, transcoded=transcoded)
             line += part.count(b"\n")
@@ -116,8 +116,10 @@ def _documents(stream: BinaryIO, source: int) -> Iterator[Piece]:
         yield Piece(source=source, line=line, kind="document", content=held, key=key, transcoded=transcoded)
 
 
-def _line_end(held: bytes) -> int:
+def line_end(held: bytes) -> int:
     """Where to cut near DOCUMENT_BYTES: after a line, else after a space, else between two characters."""
+    if len(held) <= DOCUMENT_BYTES:
+        return len(held)
     for mark in (b"\n", "。".encode(), b" "):
         end = held.rfind(mark, 1, DOCUMENT_BYTES)
         if end > 0:

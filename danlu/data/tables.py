@@ -21,7 +21,7 @@ from danlu.data.rows import BadRow, Piece
 
 PIECE_BYTES = 1 << 20
 PARQUET_ROWS = 256
-CELL_BYTES = 64 << 20
+CELL_BYTES = 32 << 20
 WHOLE_JSON_BYTES = 64 << 20  # one object that holds all rows is parsed at once, so its size is bounded
 SAMPLE_BYTES = 1 << 20
 SPACE = re.compile(r"[\s,]*")

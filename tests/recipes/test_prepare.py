@@ -194,6 +194,16 @@ def test_one_giant_text_is_one_document(tmp_path: Path, tokenizer: Path) -> None
     assert share == pytest.approx(0.1, abs=0.001)
 
 
+def test_one_giant_row_is_cut_like_a_giant_file(tmp_path: Path, tokenizer: Path) -> None:
+    giant = " ".join(f"{number} {_text(number, 20)}" for number in range(10_001, 22_000))
+    done = _run(_write_rows(tmp_path / "a.jsonl", [giant, *(_text(seed) for seed in range(30))]), tmp_path / "out", tokenizer)
+    parts = -(-len(giant.encode()) // (1 << 20))
+    assert done.counts["documents_in"] == done.counts["documents_kept"] == 30 + parts
+    texts = [text for text in _all_texts(tmp_path / "out") if len(text) > 10_000]
+    assert "".join(texts) == giant
+    assert sum(any(len(text) > 10_000 for text in _texts(tmp_path / "out", split)) for split in ("train", "validation", "test")) == 1
+
+
 def test_duplicates_can_be_kept(tmp_path: Path, tokenizer: Path) -> None:
     texts = [_text(seed) for seed in range(30)]
     path = _write_rows(tmp_path / "a.jsonl", [*texts, texts[1], texts[2].rsplit(" ", 1)[0]])
