@@ -19,8 +19,7 @@ from danlu.data.encoding import decode
 from danlu.data.fields import render
 from danlu.data.filters import Judge
 from danlu.data.minhash import band_keys, signatures
-from danlu.data.reading import DOCUMENT_BYTES, Chunk, line_end
-from danlu.data.rows import BadRow, Piece
+from danlu.data.rows import DOCUMENT_BYTES, BadRow, Chunk, Piece, line_end
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,40 +134,43 @@ def run(plan: Plan) -> Preparation:
     execute.warm_up(clean_chunk, plan.workers)
     files = find_files(list(plan.sources))
     tokenizer = load_tokenizer(plan.tokenizer) if plan.tokenizer else None
-    request = {
-        "parameters": {**plan.parameters(), "tokenizer": tokenizer.fingerprint if tokenizer else None},
-        "inputs": [{"name": file.name, "size": file.size, "sha256": file.sha256()} for file in files],
-    }
-    with workspace.opened(plan.out) as work:
-        manifest = workspace.finished(plan.out, request)
+    parameters = {**plan.parameters(), "tokenizer": tokenizer.fingerprint if tokenizer else None}
+    with workspace.opened(plan.out) as work, ThreadPoolExecutor(1) as aside:
+        inputs = aside.submit(_describe, files)
+        before = {"parameters": parameters, "inputs": inputs.result()} if workspace.is_finished(plan.out) else None
+        manifest = workspace.finished(plan.out, before) if before else None
+        already = manifest is not None
         if manifest is None:
-            mark = time.monotonic()
-            with ThreadPoolExecutor(1) as aside:
-                ready = aside.submit(tokenizer.encode_batch, ["its fast encoder takes a second to build"]) if tokenizer else None
+            ready = aside.submit(tokenizer.encode_batch, ["its fast encoder takes a while to build"]) if tokenizer else None
+            with _timed(stages, "clean"):
                 cleaned = _clean(plan, files, work)
+            with _timed(stages, "decide"):
+                segments = _decide(plan, cleaned)
+            with _timed(stages, "tokenizer"):
+                folder, tokenizer = _settle_tokenizer(plan, tokenizer, cleaned, segments, work)
                 if ready:
                     ready.result()
-            stages["clean"] = time.monotonic() - mark
-            mark = time.monotonic()
-            segments = _decide(plan, cleaned)
-            stages["decide"] = time.monotonic() - mark
-            mark = time.monotonic()
-            folder, tokenizer = _settle_tokenizer(plan, tokenizer, cleaned, segments, work)
-            stages["tokenizer"] = time.monotonic() - mark
-            mark = time.monotonic()
-            manifest = {"format": FORMAT, "danlu": version_of("danlu"), **request}
-            manifest |= _tokenize(plan, cleaned, segments, folder, tokenizer, work)
-            stages["tokenize"] = time.monotonic() - mark
+            with _timed(stages, "tokenize"):
+                made = _tokenize(plan, cleaned, segments, folder, tokenizer, work)
+            manifest = {"format": FORMAT, "danlu": version_of("danlu"), "parameters": parameters, "inputs": inputs.result(), **made}
             write_whole(plan.out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode() + b"\n")
-            already = False
-        else:
-            already = True
         workspace.clear(work)
     return Preparation(
         out=plan.out, already_prepared=already, counts=manifest["counts"], splits=manifest["splits"], inputs=manifest["inputs"],
         vocabulary_size=manifest["tokenizer"]["vocabulary_size"], bytes_cleaned=manifest["counts"]["bytes_cleaned"],
         seconds=time.monotonic() - begin, stages=stages,
     )  # fmt: skip
+
+
+def _describe(files: list[SourceFile]) -> list[dict[str, Any]]:
+    return [{"name": file.name, "size": file.size, "sha256": file.sha256()} for file in files]
+
+
+@contextmanager
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    begin = time.monotonic()
+    yield
+    stages[name] = time.monotonic() - begin
 
 
 def _clean(plan: Plan, files: list[SourceFile], work: Path) -> _Cleaned:

@@ -6,34 +6,22 @@ import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import pyarrow
 import xxhash
 
 from danlu.data.encoding import detect
-from danlu.data.rows import BadRow, Piece
+from danlu.data.rows import DOCUMENT_BYTES, BadRow, Chunk, Piece, line_end
 from danlu.data.sources import SourceFile
 from danlu.data.tables import csv_rows, json_rows, parquet_rows
 
 MEBIBYTE = 1 << 20
-DOCUMENT_BYTES = MEBIBYTE  # a longer document is cut at line ends into parts of about this size
 MARKUP_BYTES = 16 * MEBIBYTE  # a page is parsed whole, so its size is bounded
 LINE_BYTES = 32 * MEBIBYTE  # a longer one is a bad row: a few are in memory at once, in several forms
 CHUNK_BYTES = 2 * MEBIBYTE
 READ_BYTES = MEBIBYTE
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, OSError, UnicodeDecodeError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """What one worker cleans at once; `fingerprint` names its content."""
-
-    number: int
-    pieces: list[Piece]
-    fingerprint: str
-    size: int
 
 
 def read_chunks(files: list[SourceFile]) -> Iterator[Chunk]:
@@ -114,20 +102,6 @@ def _documents(stream: BinaryIO, source: int) -> Iterator[Piece]:
             line += part.count(b"\n")
     if held:
         yield Piece(source=source, line=line, kind="document", content=held, key=key, transcoded=transcoded)
-
-
-def line_end(held: bytes) -> int:
-    """Where to cut near DOCUMENT_BYTES: after a line, else after a space, else between two characters."""
-    if len(held) <= DOCUMENT_BYTES:
-        return len(held)
-    for mark in (b"\n", "。".encode(), b" "):
-        end = held.rfind(mark, 1, DOCUMENT_BYTES)
-        if end > 0:
-            return end + len(mark)
-    end = DOCUMENT_BYTES
-    while end > 1 and held[end] & 0xC0 == 0x80:
-        end -= 1
-    return end
 
 
 def _page(stream: BinaryIO, source: int) -> Iterator[Piece]:

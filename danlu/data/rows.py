@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DOCUMENT_BYTES = 1 << 20  # a longer document is cut at line ends into parts of about this size
+
 
 class BadRow(Exception):
     """A row or document that is set aside, with the reason as its message."""
@@ -24,3 +26,27 @@ class Piece:
     numbers: tuple[int, ...] | None = None
     key: bytes = b""
     transcoded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """What one worker cleans at once; `fingerprint` names its content."""
+
+    number: int
+    pieces: list[Piece]
+    fingerprint: str
+    size: int
+
+
+def line_end(held: bytes) -> int:
+    """Where to cut near DOCUMENT_BYTES: after a line, else after a space, else between two characters."""
+    if len(held) <= DOCUMENT_BYTES:
+        return len(held)
+    for mark in (b"\n", "。".encode(), b" "):
+        end = held.rfind(mark, 1, DOCUMENT_BYTES)
+        if end > 0:
+            return end + len(mark)
+    end = DOCUMENT_BYTES
+    while end > 1 and held[end] & 0xC0 == 0x80:
+        end -= 1
+    return end

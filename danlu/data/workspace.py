@@ -42,13 +42,16 @@ def opened(out: Path) -> Iterator[Path]:
         yield work
 
 
-def finished(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of an earlier preparation of the same input with the same parameters, or None if there is no manifest.
+def is_finished(out: Path) -> bool:
+    """Whether an earlier preparation came to its end in `out`."""
+    return (out / MANIFEST).is_file()
+
+
+def finished(out: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an earlier preparation of the same input with the same parameters.
 
     Raises: ConfigError if `out` was prepared from something else; DataError if it is damaged.
     """
-    if not (out / MANIFEST).is_file():
-        return None
     manifest = open_prepared(out).manifest
     before, request = ({name: told.get(name) for name in request} for told in (manifest, json.loads(json.dumps(request))))
     if before != request:

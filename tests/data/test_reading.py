@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from danlu.data import reading
+from danlu.data import reading, rows
 from danlu.data.reading import read_chunks, read_pieces
 from danlu.data.sources import find_files
 
@@ -126,7 +126,7 @@ def test_a_giant_document_comes_in_parts_cut_at_lines(tmp_path: Path) -> None:
     pieces = list(read_pieces(find_files([str(tmp_path / "a.txt")])[0], 0))
     assert b"".join(piece.content for piece in pieces).decode() == text
     assert len(pieces) > 3
-    assert all(len(piece.content) <= reading.DOCUMENT_BYTES and piece.content.endswith(b"\n") for piece in pieces)
+    assert all(len(piece.content) <= rows.DOCUMENT_BYTES and piece.content.endswith(b"\n") for piece in pieces)
     assert len({piece.key for piece in pieces}) == 1 and pieces[0].key
     before = 0
     for piece in pieces:
@@ -164,7 +164,7 @@ def test_chunks_are_the_same_every_time_and_bounded(tmp_path: Path) -> None:
     once, again = (list(read_chunks(find_files([str(tmp_path)]))) for _ in range(2))
     assert [chunk.fingerprint for chunk in once] == [chunk.fingerprint for chunk in again]
     assert len({chunk.fingerprint for chunk in once}) == len(once) > 1
-    assert all(chunk.size < reading.CHUNK_BYTES + 2 * reading.DOCUMENT_BYTES for chunk in once)
+    assert all(chunk.size < reading.CHUNK_BYTES + 2 * rows.DOCUMENT_BYTES for chunk in once)
 
 
 def test_an_empty_file_is_one_empty_document(tmp_path: Path) -> None:
