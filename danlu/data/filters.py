@@ -21,7 +21,7 @@ FILTERS = {
     "gopher-repetition": "datatrove.pipeline.filters.gopher_repetition_filter:GopherRepetitionFilter",
     "fineweb-quality": "datatrove.pipeline.filters.fineweb_quality_filter:FineWebQualityFilter",
 }
-WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]|_")
+WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+(?:['’-][^\W_]+)*|([^\w\s]|_)\1*")
 SENTENCE = re.compile(r"[^.!?。！？\n]*[.!?。！？\n]?")
 LANGUAGE_CHARACTERS = 2000  # enough for the identifier to be sure
 MINIMUM_PROBABILITY = 0.5
@@ -29,11 +29,11 @@ CHINESE = {"yue": "zh", "wuu": "zh"}  # classical Chinese is divided among its d
 
 
 class Words:
-    """Splits text into words for datatrove: runs of letters and digits, single signs, single Chinese characters."""
+    """Splits text into words for datatrove: runs of letters and digits, of one sign, single Chinese characters."""
 
     def word_tokenize(self, text: str) -> list[str]:
         """The words of a text, in order."""
-        return WORD.findall(text)
+        return [match.group() for match in WORD.finditer(text)]
 
     def sent_tokenize(self, text: str) -> list[str]:
         """The sentences of a text, in order."""

@@ -49,4 +49,5 @@ def test_an_unknown_filter_is_a_wrong_flag() -> None:
 def test_words_and_sentences() -> None:
     words = Words()
     assert words.word_tokenize("It's 李白's well-known poem.") == ["It's", "李", "白", "'", "s", "well-known", "poem", "."]
+    assert words.word_tokenize("Title\n=====\n(see below)...") == ["Title", "=====", "(", "see", "below", ")", "..."]
     assert words.sent_tokenize("One. 两句。Three") == ["One.", " 两句。", "Three"]
