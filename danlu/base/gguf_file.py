@@ -1,0 +1,145 @@
+"""GGUF files: llama.cpp's container for weights, tokenizer and settings. Every length is checked against the file before it is used."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from danlu.base.errors import CheckpointError
+from danlu.base.weights import Tensors
+
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # GGUF's number of a type -> struct's
+STRING, ARRAY = 8, 9
+VERSIONS = (2, 3)
+MOST_ITEMS = 2**24  # entries of one array or table: the largest vocabularies have 2^18
+
+
+class _Cut(Exception):
+    """The file ends, or a number in it is absurd."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where one tensor lies in the file."""
+
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    start: int
+    num_bytes: int
+
+
+class _Cursor:
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> int:
+        """Step over `count` bytes; where they begin."""
+        if count > len(self.data) - self.at:
+            raise _Cut(f"{count} bytes are wanted at byte {self.at} of {len(self.data)}")
+        self.at += count
+        return self.at - count
+
+    def number(self, code: str) -> Any:
+        form = "<" + code
+        return struct.unpack_from(form, self.data, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        length = self.number("Q")
+        start = self.take(length)
+        return self.data[start : start + length].decode("utf-8", errors="replace")
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY or depth > 2:
+            raise _Cut(f"a value of type {kind} stands before byte {self.at}")
+        inner, count = self.number("I"), self.number("Q")
+        if count > MOST_ITEMS:
+            raise _Cut(f"an array of {count} entries stands before byte {self.at}")
+        if inner in SCALARS:
+            form = f"<{count}{SCALARS[inner]}"
+            return list(struct.unpack_from(form, self.data, self.take(struct.calcsize(form))))
+        return [self.value(inner, depth + 1) for _ in range(count)]
+
+
+def read_gguf(file: Path) -> tuple[dict[str, Any], Tensors]:
+    """Open a GGUF file: its metadata (with the tensors' names under "tensors") and its tensors, float32 when read.
+
+    Raises: CheckpointError if it is cut or damaged, or holds a type that the gguf package cannot dequantise.
+    Source: the format's description in ggml's docs/gguf.md, versions 2 and 3, little-endian.
+    """
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF" or file.stat().st_size < 24:
+            raise CheckpointError(f"{file} does not begin as a GGUF file does; it is something else, empty or damaged: fetch it again")
+        data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        metadata, stored = _read_header(_Cursor(data))
+    except (_Cut, struct.error, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{file} is cut or damaged ({error}); fetch it again") from None
+    metadata["tensors"] = set(stored)
+    return metadata, Tensors({name: _reader(file, data, name, place) for name, place in stored.items()}, file)
+
+
+def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Stored]]:
+    cursor.take(4)
+    version = cursor.number("I")
+    if version not in VERSIONS:
+        raise _Cut(f"version {version} came, expected 2 or 3")
+    num_tensors, num_values = cursor.number("Q"), cursor.number("Q")
+    if max(num_tensors, num_values) > MOST_ITEMS:
+        raise _Cut(f"{num_tensors} tensors and {num_values} settings are announced")
+    metadata = {cursor.text(): cursor.value(cursor.number("I")) for _ in range(num_values)}
+    listed = []
+    for _ in range(num_tensors):
+        name, dimensions = cursor.text(), cursor.number("I")
+        if dimensions > 4:
+            raise _Cut(f"tensor {name} is announced with {dimensions} dimensions")
+        shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]  # the file counts from the fastest
+        listed.append((name, shape, cursor.number("I"), cursor.number("Q")))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
+        raise _Cut(f"an alignment of {alignment} came")
+    begin = -(-cursor.at // alignment) * alignment
+    stored = {name: _place(name, shape, kind, begin + offset, len(cursor.data)) for name, shape, kind, offset in listed}
+    return metadata, stored
+
+
+def _place(name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int) -> _Stored:
+    try:
+        quantization = gguf.GGMLQuantizationType(kind)
+    except ValueError:
+        raise _Cut(f"tensor {name} is of unknown type {kind}") from None
+    block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+    if not shape or shape[-1] % block:
+        raise _Cut(f"tensor {name} of shape {shape} does not fill whole blocks of {block}")
+    num_bytes = prod(shape) // block * block_bytes
+    if start + num_bytes > file_size:
+        raise _Cut(f"tensor {name} ends at byte {start + num_bytes} of {file_size}")
+    return _Stored(shape, quantization, start, num_bytes)
+
+
+def _reader(file: Path, data: mmap.mmap, name: str, place: _Stored) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[place.kind]
+        rows = (*place.shape[:-1], place.shape[-1] // block * block_bytes)
+        raw = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start).reshape(rows)
+        try:
+            values = gguf.dequantize(raw, place.kind)
+        except (NotImplementedError, ValueError) as error:
+            raise CheckpointError(f"{file}: tensor {name} of type {place.kind.name} cannot be read ({error})") from None
+        values = np.asarray(values, dtype=np.float32)
+        return torch.from_numpy(values if values.flags.writeable else values.copy())  # float32 comes as a view of the file
+
+    return read

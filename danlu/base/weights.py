@@ -1,0 +1,78 @@
+"""Named tensors in files, safetensors both ways. Nothing here ever unpickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from danlu.base.errors import CheckpointError
+
+ONE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Named tensors that are read when asked for; it remembers which were, so that leftovers can be told."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], Tensor]], source: Path) -> None:
+        self.readers, self.source, self.used = readers, source, set[str]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.readers:
+            raise CheckpointError(f"{self.source} has no tensor {name}; the file is cut or belongs to another architecture")
+        self.used.add(name)
+        return self.readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readers)
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.readers
+
+
+def open_safetensors(folder: Path) -> Tensors:
+    """Open the weights of a Hugging Face folder, in one file or many; tensors are memory-mapped.
+
+    Raises: CheckpointError if there are none, if a file is damaged, or if only pickled weights are there.
+    """
+    if (folder / ONE_FILE).is_file():
+        files = [folder / ONE_FILE]
+    elif (folder / INDEX).is_file():
+        try:
+            listed = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{folder / INDEX} came damaged ({error}); fetch the folder again") from None
+        files = [folder / Path(name).name for name in sorted(listed)]
+    elif pickled := sorted(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"{pickled[0]} holds pickled weights, which can run code and are never opened; expected {ONE_FILE}: "
+            "convert them on a machine you can lose with transformers' save_pretrained"
+        )
+    else:
+        raise CheckpointError(f"{folder} came without weights; expected {ONE_FILE} or {INDEX} in it")
+    readers: dict[str, Callable[[], Tensor]] = {}
+    for file in files:
+        try:
+            opened = safe_open(file, framework="pt")
+            readers |= {name: _reader(opened, name) for name in opened.keys()}  # noqa: SIM118: not a dictionary
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} cannot be read as safetensors ({error}); it is cut or damaged: fetch or save it again") from None
+    return Tensors(readers, folder)
+
+
+def _reader(opened: Any, name: str) -> Callable[[], Tensor]:
+    return lambda: opened.get_tensor(name)
+
+
+def save_safetensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to one file (the caller gives it a temporary name and renames it)."""
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file, metadata=metadata or {"format": "pt"})

@@ -1,0 +1,163 @@
+"""From a name to a model in memory, and from a model to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import danlu.models
+from danlu.base import catalog, fetching
+from danlu.base.errors import CheckpointError, ConfigError, DanluError
+from danlu.base.gguf_file import read_gguf
+from danlu.base.storage import write_whole
+from danlu.base.weights import ONE_FILE, Tensors, open_safetensors, save_safetensors
+from danlu.inputs.gguf_vocabulary import read_vocabulary
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.models.base import Family, Names
+from danlu.nn.position import Rotary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model in memory; without a tokenizer it takes and gives ids."""
+
+    name: str
+    path: Path
+    family: Family
+    config: Any
+    module: nn.Module
+    tokenizer: Tokenizer | None
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family, by name: the folder is the registry."""
+    modules = (importlib.import_module(f"danlu.models.{found.name}") for found in pkgutil.iter_modules(danlu.models.__path__))
+    return {module.FAMILY.name: module.FAMILY for module in modules if hasattr(module, "FAMILY")}
+
+
+def locate(name: str) -> Path:
+    """The folder or file behind MODEL: a run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name.
+
+    Raises: ConfigError if it is none of them.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return _weights_in(path) if path.is_dir() else path
+    if name.startswith("hf:") or name in catalog.entries():
+        found = fetching.path_of(name)
+        return _weights_in(found) if found.is_dir() else found
+    known = ", ".join(entry.name for entry in catalog.entries().values() if entry.kind == "weights")
+    raise ConfigError(f"no model is called {name}: it is no folder or file here and no catalog name ({known}); from a hub: hf:owner/name")
+
+
+def load_model(name: str) -> Loaded:
+    """Load MODEL: its weights, configuration and, if it has one, its tokenizer.
+
+    Raises: ConfigError if there is no such model; CheckpointError if it is damaged or of an unknown architecture.
+    """
+    path = locate(name)
+    family, config, names, tensors, tokenizer = _open_gguf(path) if path.suffix == ".gguf" else _open_folder(path)
+    with torch.device("meta"):
+        module = family.build(config)
+    _fill(module, names, tensors, config)
+    return Loaded(name=name, path=path, family=family, config=config, module=module.eval(), tokenizer=tokenizer)
+
+
+def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, folder: Path) -> None:
+    """Write a Hugging Face folder: config.json, model.safetensors and the tokenizer's files.
+
+    The folder must be one that nobody reads yet (see storage.whole_folder).
+    """
+    config: Any = module.config
+    written = family.write_config(config)
+    names = family.hugging_face[written["model_type"]]
+    save_safetensors(names.to_foreign(module.state_dict(), config), folder / ONE_FILE)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.end_of_text_id}
+        written |= {key: id for key, id in ids.items() if id is not None}
+    write_whole(folder / "config.json", json.dumps(written, indent=2).encode())
+
+
+def _weights_in(folder: Path) -> Path:
+    """The Hugging Face folder of a run, or the .gguf of a folder that holds just one; else the folder itself."""
+    for place in (folder, folder / "final"):
+        if (place / "config.json").is_file() and not (place / "manifest.json").is_file():
+            return place
+    if checkpoints := sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file()):
+        return checkpoints[-1]
+    files = sorted(folder.glob("*.gguf"))
+    return files[0] if len(files) == 1 else folder
+
+
+def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds no model; expected a Hugging Face folder (config.json, {ONE_FILE}), a run or a .gguf file")
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = raw["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is no model's configuration ({error!r}); expected JSON with model_type") from None
+    family = _family_of(kind, "hugging_face", folder)
+    try:
+        config = family.read_config(raw)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} lacks or misstates {error}; expected all fields of {kind}") from None
+    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    return family, config, family.hugging_face[kind], open_safetensors(folder), tokenizer
+
+
+def _open_gguf(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
+    metadata, tensors = read_gguf(file)
+    kind = metadata.get("general.architecture")
+    family = _family_of(kind, "gguf", file)
+    try:
+        config = family.read_gguf_config(metadata)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} lacks or misstates {error} in its metadata; fetch it again") from None
+    return family, config, family.gguf[kind], tensors, read_vocabulary(metadata, file)
+
+
+def _family_of(kind: Any, naming: str, source: Path) -> Family:
+    for family in families().values():
+        if kind in getattr(family, naming):
+            return family
+    known = sorted(known for family in families().values() for known in getattr(family, naming))
+    raise CheckpointError(f"{source} is of architecture {kind!r}; known are {', '.join(known)}")
+
+
+def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> None:
+    """Give the module its weights, memory-mapped where the file allows, and say what does not fit."""
+    expected = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    try:
+        own: Mapping[str, Tensor] = names.to_own(tensors, config)
+    except DanluError:
+        raise
+    except RuntimeError as error:  # a reshaping that a wrongly shaped tensor does not allow
+        raise CheckpointError(f"{tensors.source} holds a tensor of another shape than its configuration says ({error})") from None
+    for name, shape in expected.items():
+        if name in own and tuple(own[name].shape) != shape:
+            raise CheckpointError(
+                f"{tensors.source}: {name} came with shape {tuple(own[name].shape)}, expected {shape} by its configuration"
+            )
+    left = sorted(name for name in set(tensors) - tensors.used if not name.endswith(IGNORED_ENDINGS))
+    if left:
+        raise CheckpointError(f"{tensors.source} holds tensors that its architecture does not have: {', '.join(left[:3])}")
+    module.load_state_dict({name: tensor.float() for name, tensor in own.items()}, assign=True)
+    for part in module.modules():
+        if isinstance(part, Rotary):
+            part.fill()
+
+
+# Older folders store tables that every reader computes, and the tied output layer a second time.
+IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "lm_head.weight")

@@ -1,0 +1,53 @@
+"""The layer that works on each position alone: expand, bend, contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danlu.base.errors import ConfigError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig:
+    """Width inside the layer, its activation, and whether a gate multiplies it (SwiGLU is gated silu)."""
+
+    hidden_width: int
+    activation: str = "silu"
+    gated: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"feedforward.activation came as {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+
+
+class FeedForward(nn.Module):
+    """down(activation(gate(x)) * up(x)) if gated, down(activation(up(x))) if not.
+
+    Shapes: x (B, T, D) -> (B, T, D).
+    Source: Shazeer 2020, arXiv:2002.05202, equation 6; Vaswani et al. 2017, arXiv:1706.03762, equation 2.
+    """
+
+    def __init__(self, config: FeedForwardConfig, width: int) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate = nn.Linear(width, config.hidden_width, bias=config.bias) if config.gated else None
+        self.up = nn.Linear(width, config.hidden_width, bias=config.bias)
+        self.down = nn.Linear(config.hidden_width, width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))

@@ -1,0 +1,36 @@
+"""What training makes smaller and evaluation reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100  # a target that does not count
+
+CHUNK_LOGITS = 2**26  # logits held at once: 256 MiB in float32
+
+
+def next_token_loss(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary_size: int) -> Tensor:
+    """Sum of -ln p(target) over all targets that count, never holding more than a chunk of logits.
+
+    Shapes: hidden (B, T, D), targets (B, T) with IGNORED where nothing is asked; logits_of maps (N, D) -> (N, V).
+    Units: nats, summed: divide by the number of targets for nats per target.
+    """
+    hidden, targets = hidden.flatten(0, 1), targets.flatten()
+    rows = max(1, CHUNK_LOGITS // vocabulary_size)
+    if len(targets) <= rows:
+        return _summed_nats(logits_of, hidden, targets)
+    recompute = torch.is_grad_enabled()  # logits are computed again in the backward pass rather than kept
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(targets), rows):
+        part = (logits_of, hidden[start : start + rows], targets[start : start + rows])
+        total = total + (checkpoint(_summed_nats, *part, use_reentrant=False) if recompute else _summed_nats(*part))
+    return total
+
+
+def _summed_nats(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits_of(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
