@@ -61,12 +61,20 @@ def open_safetensors(folder: Path) -> Tensors:
         raise CheckpointError(f"{folder} came without weights; expected {ONE_FILE} or {INDEX} in it")
     readers: dict[str, Callable[[], Tensor]] = {}
     for file in files:
-        try:
-            opened = safe_open(file, framework="pt")
-            readers |= {name: _reader(opened, name) for name in opened.keys()}  # noqa: SIM118: not a dictionary
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read as safetensors ({error}); it is cut or damaged: fetch or save it again") from None
+        readers |= open_file(file).readers
     return Tensors(readers, folder)
+
+
+def open_file(file: Path) -> Tensors:
+    """Open one safetensors file; tensors are memory-mapped.
+
+    Raises: CheckpointError if it is not there or damaged.
+    """
+    try:
+        opened = safe_open(file, framework="pt")
+        return Tensors({name: _reader(opened, name) for name in opened.keys()}, file)  # noqa: SIM118: not a dictionary
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors ({error}); it is cut or damaged: fetch or save it again") from None
 
 
 def _reader(opened: Any, name: str) -> Callable[[], Tensor]:

@@ -34,6 +34,14 @@ class Names:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model of some size is best trained: the highest rate, and tokens in a step."""
+
+    rate: float
+    batch_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One model family: its folder entry in models/ defines one of these under the name FAMILY.
 
@@ -41,7 +49,8 @@ class Family:
     """
 
     name: str
-    sizes: Callable[[str], Any]  # a size's name and the vocabulary to a configuration
+    sizes: Callable[[str, int, int | None], Any]  # a size's name, the vocabulary and, if given, the context to a configuration
+    recipe: Callable[[Any, bool], Recipe]  # a configuration, and whether training begins from scratch
     build: Callable[[Any], nn.Module]
     hugging_face: Mapping[str, Names]
     read_config: Callable[[Mapping[str, Any]], Any]  # config.json -> configuration

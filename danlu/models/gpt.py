@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.base.errors import CheckpointError, ConfigError
-from danlu.models.base import Family, Inputs, Names
+from danlu.models.base import Family, Inputs, Names, Recipe
 from danlu.nn.attention import AttentionConfig, LayerCache
 from danlu.nn.block import Block
 from danlu.nn.feedforward import FeedForwardConfig
@@ -125,6 +125,12 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
         rotary=RotaryConfig(base=10_000.0 if depth < 16 else 100_000.0),
         tied=depth < 24,
     )
+
+
+def recipe(config: GPTConfig, from_scratch: bool) -> Recipe:
+    """Wider models want smaller rates and larger batches; weights that are there want to be moved gently."""
+    rate = 4e-3 * (256 / config.width) ** 0.75
+    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**19, 2**12 * max(1, config.width // 256) ** 2))
 
 
 # Names: (own, Hugging Face for the Llama line, GGUF); {i} counts layers.
@@ -347,6 +353,7 @@ _GGUF = Names(to_own=_gguf_to_own, to_foreign=_own_to_gguf)
 FAMILY = Family(
     name="gpt",
     sizes=size,
+    recipe=recipe,
     build=GPT,
     hugging_face={"gpt2": Names(to_own=_gpt2_to_own, to_foreign=_own_to_gpt2), "llama": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA},
     read_config=read_config,

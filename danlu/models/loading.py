@@ -91,11 +91,10 @@ def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, f
 
 def _weights_in(folder: Path) -> Path:
     """The Hugging Face folder of a run, or the .gguf of a folder that holds just one; else the folder itself."""
-    for place in (folder, folder / "final"):
-        if (place / "config.json").is_file() and not (place / "manifest.json").is_file():
+    checkpoints = sorted(folder.glob("checkpoints/step-*"))
+    for place in (folder / "final", *reversed(checkpoints)):
+        if (place / "config.json").is_file():
             return place
-    if checkpoints := sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file()):
-        return checkpoints[-1]
     files = sorted(folder.glob("*.gguf"))
     return files[0] if len(files) == 1 else folder
 

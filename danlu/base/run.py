@@ -1,0 +1,173 @@
+"""A run on disk; only this file knows where in it things lie. A run's folder can be moved, zipped, served and continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from danlu.base.errors import CheckpointError, ConfigError
+from danlu.base.storage import remove_partial, whole_folder, write_whole
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+NAME = re.compile(r"[\w.\-\u4e00-\u9fff]{1,100}")
+
+
+class Run:
+    """One training run: its settings, measurements, checkpoints and final model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.final = folder / "final"
+        self.tensorboard = folder / "tensorboard"
+        self.data = folder / "data"
+        self._metrics = folder / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, runs: Path, name: str, config: dict[str, Any]) -> Run:
+        """Begin a run under runs/name.
+
+        Raises: ConfigError if the name is taken or no name.
+        """
+        if not NAME.fullmatch(name) or name.startswith("."):
+            raise ConfigError(f"--name came as {name!r}; expected letters, digits, dots, dashes and underscores")
+        run = cls(runs / name)
+        if run.exists():
+            raise ConfigError(f"{run.folder} is there already; go on with --resume, or choose another --name")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(run.folder / "config.json", _json({"format": FORMAT, **config}))
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run that is there. Raises: ConfigError if it is not."""
+        run = cls(folder)
+        if not run.exists():
+            raise ConfigError(f"{folder} is no run; begin it without --resume")
+        return run
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        file = self.folder / "config.json"
+        try:
+            return json.loads(file.read_text()).get("format") == FORMAT
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return config
+
+    def log(self, **row: Any) -> None:
+        """Add one row to metrics.jsonl."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
+        if self._metrics.is_file():
+            for line in self._metrics.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def forget_after(self, step: int) -> None:
+        """Drop measurements of steps that will be done again."""
+        rows = [json.dumps(row) + "\n" for row in self.metrics() if row.get("step", 0) <= step]
+        write_whole(self._metrics, "".join(rows).encode())
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Publish a checkpoint: `write` fills a folder, which then appears whole, its manifest of SHA-256 within."""
+        place = self.folder / "checkpoints" / f"step-{step:06d}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial(place.parent)
+        if place.exists():  # a run that goes on may reach the same step again
+            return place
+        _publish(place, write)
+        for old in self.checkpoints()[:-2]:
+            _remove_whole(old)
+        return place
+
+    def save_final(self, write: Callable[[Path], None]) -> Path:
+        """Publish the model to take away; an older one, of a run that went on, gives way only once the new one is whole."""
+        remove_partial(self.folder)
+        if not self.final.exists():
+            _publish(self.final, write)
+            return self.final
+        fresh = self.folder / "final-new"
+        _remove_whole(fresh)
+        _publish(fresh, write)
+        _remove_whole(self.final)
+        os.rename(fresh, self.final)
+        return self.final
+
+    def checkpoints(self) -> list[Path]:
+        """Folders of checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("checkpoints/step-*") if path.is_dir())
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole; damaged ones are passed over.
+
+        Raises: CheckpointError if there are checkpoints and every one is damaged.
+        """
+        faults = []
+        for place in reversed(self.checkpoints()):
+            fault = find_fault(place)
+            if fault is None:
+                return place
+            faults.append(fault)
+        if faults:
+            raise CheckpointError(f"every checkpoint of {self.folder} is damaged ({faults[0]}); begin anew with another --name")
+        return None
+
+    def write_sample(self, step: int, text: str) -> None:
+        """Keep what the model wrote on the way."""
+        write_whole(self.folder / "samples" / f"step-{step:06d}.txt", text.encode())
+
+    def write_manifest(self, content: dict[str, Any]) -> None:
+        write_whole(self.folder / MANIFEST, _json({"format": FORMAT, **content}))
+
+    def write_evaluation(self, task: str, content: dict[str, Any]) -> None:
+        write_whole(self.folder / "evaluation" / f"{task}.json", _json(content))
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint by its manifest, or None if all of it is there and unchanged."""
+    try:
+        listed = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
+        for name, digest in listed.items():
+            if _sha256(checkpoint / name) != digest:
+                return f"{checkpoint / name} has changed since it was written"
+    except (OSError, ValueError, KeyError) as error:
+        return f"{checkpoint}: {error}"
+    return None
+
+
+def _publish(place: Path, write: Callable[[Path], None]) -> None:
+    with whole_folder(place) as folder:
+        write(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        write_whole(folder / MANIFEST, _json({"format": FORMAT, "sha256": {str(p.relative_to(folder)): _sha256(p) for p in files}}))
+
+
+def _remove_whole(folder: Path) -> None:
+    """Take a folder's name away first, so that a kill in the middle never leaves half of it under that name."""
+    if folder.exists():
+        os.rename(folder, folder.with_name(f".partial-{folder.name}-old"))
+    remove_partial(folder.parent)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()

@@ -1,0 +1,47 @@
+"""Tokens in the order in which training reads them: a pure function of the seed and the step, so that resuming is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from danlu.base.errors import DataError
+
+
+class Batches:
+    """Windows of a training split, each read once an epoch, in an order drawn anew for every epoch.
+
+    Windows of one epoch do not overlap; where they begin shifts from epoch to epoch.
+    """
+
+    def __init__(self, shards: Sequence[NDArray[Any]], context_length: int, rows: int, seed: int) -> None:
+        self.shards, self.context_length, self.rows, self.seed = shards, context_length, rows, seed
+        # Shifts take up to one window of each shard away.
+        self.windows = [max(0, (len(shard) - 1) // context_length - 1) for shard in shards]
+        self.starts = np.cumsum([0, *self.windows])
+        if not sum(self.windows):
+            have = sum(len(shard) for shard in shards)
+            raise DataError(f"the training split has {have} tokens; a context of {context_length} needs at least {2 * context_length + 1}: add text")
+        self.order = (-1, np.zeros(0, dtype=np.int64), 0)  # epoch, permutation, shift
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Tokens and the tokens after them, for one step. Shapes: (rows, context), (rows, context)."""
+        chosen = [self._window(step * self.rows + row) for row in range(self.rows)]
+        batch = torch.from_numpy(np.stack(chosen).astype(np.int64))
+        return batch[:, :-1], batch[:, 1:]
+
+    def _window(self, number: int) -> NDArray[Any]:
+        epoch, place = divmod(number, sum(self.windows))
+        if self.order[0] != epoch:
+            draw = np.random.default_rng((self.seed, epoch))
+            self.order = (epoch, draw.permutation(sum(self.windows)), int(draw.integers(self.context_length)))
+        _, permutation, shift = self.order
+        window = int(permutation[place])
+        shard = int(np.searchsorted(self.starts, window, side="right")) - 1
+        start = shift + (window - int(self.starts[shard])) * self.context_length
+        return self.shards[shard][start : start + self.context_length + 1]

@@ -1,0 +1,121 @@
+"""How well a language model foretells a text: loss, perplexity, bits per byte; streamed, whatever the text's length."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from danlu.base.device import Precision, computing_in
+from danlu.base.errors import DataError
+from danlu.base.progress import progress
+from danlu.models.base import Inputs
+from danlu.nn.loss import IGNORED, next_token_loss
+
+ROWS = 16  # windows evaluated at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLoss:
+    """What a model makes of a text.
+
+    Units: loss in nats per token; perplexity is exp of it; bits_per_byte = total nats / ln 2 / bytes, with the standard
+    error that follows from how it varies between windows of the text.
+    """
+
+    loss_nats: float
+    perplexity: float
+    bits_per_byte: float
+    bits_per_byte_error: float
+    tokens: int
+    bytes: int
+    wall_seconds: float
+
+
+def measure_text(
+    module: nn.Module,
+    pieces: Iterable[NDArray[Any]],
+    num_bytes: int | None,
+    start_id: int,
+    precision: Precision = "float32",
+    context_length: int | None = None,
+    show: bool = True,
+) -> TextLoss:
+    """Foretell every token of a stream once, in windows of the context that do not overlap.
+
+    pieces are consecutive token arrays; the first token is foretold from start_id. num_bytes is asked for after the
+    stream is read, so a callable source may count while it reads (see TextFile).
+    Raises: DataError if there is no token.
+    """
+    began = time.perf_counter()
+    device = next(module.parameters()).device
+    config: Any = module.config
+    context = min(context_length or config.context_length, config.context_length)
+    was_training = module.training
+    module.eval()
+    sums: list[float] = []
+    counts: list[int] = []
+    with torch.inference_mode(), progress("evaluating", unit="tokens") if show else _silent() as meter:
+        for tokens, targets in _windows(pieces, start_id, context):
+            tokens, targets = tokens.to(device), targets.to(device)
+            with computing_in(precision, device):
+                hidden = module(Inputs(tokens=tokens))
+                for row in range(len(tokens)):
+                    sums.append(next_token_loss(module.logits, hidden[row : row + 1], targets[row : row + 1], config.vocabulary_size).item())  # type: ignore[arg-type]
+            counts += (targets != IGNORED).sum(1).tolist()
+            meter.advance(sum(counts[-len(tokens) :]))
+    module.train(was_training)
+    if not sum(counts):
+        raise DataError("the text to evaluate on has no tokens; expected at least one character")
+    nats, total = math.fsum(sums), sum(counts)
+    size = num_bytes if num_bytes is not None else total
+    bits = nats / math.log(2) / max(size, 1)
+    spread = np.std(np.array(sums) / np.array(counts), ddof=1) / math.sqrt(len(sums)) if len(sums) > 1 else 0.0
+    return TextLoss(
+        loss_nats=nats / total,
+        perplexity=math.exp(min(nats / total, 700)),
+        bits_per_byte=bits,
+        bits_per_byte_error=bits * float(spread) / max(nats / total, 1e-12),
+        tokens=total,
+        bytes=size,
+        wall_seconds=round(time.perf_counter() - began, 3),
+    )
+
+
+def _windows(pieces: Iterable[NDArray[Any]], start_id: int, context: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of up to `context` tokens with the tokens after them; ROWS of them at once, the last batch filled up with IGNORED."""
+    left = np.array([start_id], dtype=np.int64)
+    for piece in pieces:
+        for begin in range(0, len(piece), ROWS * context):  # a shard may hold a billion tokens
+            left = np.concatenate([left, piece[begin : begin + ROWS * context].astype(np.int64)])
+            while len(left) > ROWS * context:
+                block = torch.from_numpy(left[: ROWS * context + 1])
+                yield block[:-1].view(ROWS, context), block[1:].view(ROWS, context)
+                left = left[ROWS * context :]
+    if len(left) > 1:
+        rows = -(-(len(left) - 1) // context)
+        tokens = torch.full((rows * context,), start_id, dtype=torch.long)
+        targets = torch.full((rows * context,), IGNORED, dtype=torch.long)
+        tokens[: len(left) - 1] = torch.from_numpy(left[:-1])
+        targets[: len(left) - 1] = torch.from_numpy(left[1:])
+        yield tokens.view(rows, context), targets.view(rows, context)
+
+
+class _silent:
+    """A meter that nobody sees."""
+
+    def __enter__(self) -> _silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, amount: float) -> None:
+        """Count nothing."""
