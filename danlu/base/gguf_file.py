@@ -136,7 +136,8 @@ def _reader(file: Path, data: mmap.mmap, name: str, place: _Stored) -> Callable[
         rows = (*place.shape[:-1], place.shape[-1] // block * block_bytes)
         raw = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start).reshape(rows)
         try:
-            values = gguf.dequantize(raw, place.kind)
+            with np.errstate(all="ignore"):  # a damaged scale is infinite, which the weights show soon enough
+                values = gguf.dequantize(raw, place.kind)
         except (NotImplementedError, ValueError) as error:
             raise CheckpointError(f"{file}: tensor {name} of type {place.kind.name} cannot be read ({error})") from None
         values = np.asarray(values, dtype=np.float32)

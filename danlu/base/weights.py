@@ -49,9 +49,9 @@ def open_safetensors(folder: Path) -> Tensors:
     elif (folder / INDEX).is_file():
         try:
             listed = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{folder / INDEX} came damaged ({error}); fetch the folder again") from None
-        files = [folder / Path(name).name for name in sorted(listed)]
+        files = [folder / Path(str(name)).name for name in sorted(listed, key=str)]
     elif pickled := sorted(folder.glob("*.bin")):
         raise CheckpointError(
             f"{pickled[0]} holds pickled weights, which can run code and are never opened; expected {ONE_FILE}: "
@@ -72,13 +72,13 @@ def open_file(file: Path) -> Tensors:
     """
     try:
         opened = safe_open(file, framework="pt")
-        return Tensors({name: _reader(opened, name) for name in opened.keys()}, file)  # noqa: SIM118: not a dictionary
+        return Tensors({name: _reader(opened, name) for name in opened.keys()}, file)  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read as safetensors ({error}); it is cut or damaged: fetch or save it again") from None
 
 
 def _reader(opened: Any, name: str) -> Callable[[], Tensor]:
-    return lambda: opened.get_tensor(name)
+    return lambda: opened.get_tensor(name)  # the header was checked against the file's size when it was opened
 
 
 def save_safetensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:

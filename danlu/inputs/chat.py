@@ -41,7 +41,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], add_gene
             param="model",
             code="no_chat_template",
         )
-    given = {name: _text(tokenizer.settings.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    given: dict[str, Any] = {name: _text(tokenizer.settings.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
     parts, length = [], 0
     try:
@@ -89,7 +89,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """{% generation %} marks the assistant's words for training; here it changes nothing."""
 
-    tags = {"generation"}  # noqa: RUF012: jinja2's own way
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

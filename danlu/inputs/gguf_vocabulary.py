@@ -51,10 +51,13 @@ def read_vocabulary(metadata: Mapping[str, Any], source: Path) -> Tokenizer:
             f"{source} came with a tokenizer of kind {kind!r}, cutting {cut!r}; known are kind 'gpt2' cutting {', '.join(PRE_TOKENIZERS)}"
         )
     try:
-        tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
-        types = metadata["tokenizer.ggml.token_type"]
-    except KeyError as error:
-        raise CheckpointError(f"{source} came without {error.args[0]}; the file is damaged or older than Danlu reads") from None
+        return _build(metadata, cut)
+    except Exception as error:  # the library raises plain Exception for merges it cannot take
+        raise CheckpointError(f"{source} came with a damaged vocabulary ({error!r}); fetch it again") from None
+
+
+def _build(metadata: Mapping[str, Any], cut: str) -> Tokenizer:
+    tokens, merges, types = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges", "token_type"))
     vocabulary = {token: id for id, token in enumerate(tokens)}
     raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=[tuple(merge.split(" ", 1)) for merge in merges]))
     raw.pre_tokenizer = PRE_TOKENIZERS[cut]()

@@ -122,7 +122,9 @@ class Tokenizer:
             template = file.with_name("chat_template.jinja")
             if template.is_file():
                 settings["chat_template"] = template.read_text(encoding="utf-8")
-        except ValueError as error:
+            if not isinstance(settings, dict):
+                raise ValueError(f"it holds a {type(settings).__name__}")
+        except (ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{beside} cannot be read ({error}); fetch or save it again") from None
         return cls(raw, settings)
 

@@ -18,6 +18,9 @@ from danlu.nn.feedforward import FeedForwardConfig
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import Rotary, RotaryConfig
 
+# Far above any model there is, so that a damaged number cannot ask for all memory.
+LARGEST = {"vocabulary_size": 2**24, "context_length": 2**21, "width": 2**17, "num_layers": 2**10}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
@@ -34,9 +37,12 @@ class GPTConfig:
     tied: bool = True  # the output layer is the embedding
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary_size", "context_length", "width", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} came as {getattr(self, name)}; expected a positive number")
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ConfigError(f"{name} came as {value!r}; expected a whole number from 1 to {most}")
+        if self.rotary is not None and self.head_dim % 2:
+            raise ConfigError(f"head_dim came as {self.head_dim}; expected an even number, since rotary positions turn pairs of channels")
 
     num_heads = property(lambda self: self.attention.num_heads)
     num_kv_heads = property(lambda self: self.attention.num_kv_heads)
@@ -228,13 +234,21 @@ def _own_to_gpt2(own: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tens
     return foreign
 
 
+GPT2_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 GELUS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+
+
+def _activation(foreign: Any) -> str:
+    return GELUS.get(str(foreign), str(foreign))
 
 
 def read_config(raw: Mapping[str, Any]) -> GPTConfig:
     """Understand a Hugging Face config.json of GPT-2, Llama, Qwen2 or Qwen3."""
     kind = raw["model_type"]
     if kind == "gpt2":
+        for setting, known in GPT2_FIXED.items():
+            if raw.get(setting, known) != known:
+                raise CheckpointError(f"the GPT-2 came with {setting} = {raw[setting]}; this version knows {known} only")
         width, heads = raw["n_embd"], raw["n_head"]
         return GPTConfig(
             vocabulary_size=raw["vocab_size"],
@@ -244,7 +258,7 @@ def read_config(raw: Mapping[str, Any]) -> GPTConfig:
             attention=AttentionConfig(num_heads=heads, num_kv_heads=heads, head_dim=width // heads, input_bias=True, output_bias=True),
             feedforward=FeedForwardConfig(
                 hidden_width=raw.get("n_inner") or 4 * width,
-                activation=GELUS.get(raw.get("activation_function", "gelu_new"), "unknown"),
+                activation=_activation(raw.get("activation_function", "gelu_new")),
                 gated=False,
                 bias=True,
             ),
@@ -271,7 +285,7 @@ def read_config(raw: Mapping[str, Any]) -> GPTConfig:
         ),
         feedforward=FeedForwardConfig(
             hidden_width=raw["intermediate_size"],
-            activation=GELUS.get(raw.get("hidden_act", "silu"), "unknown"),
+            activation=_activation(raw.get("hidden_act", "silu")),
             bias=bool(raw.get("mlp_bias")),
         ),
         norm=NormConfig(kind="rms", epsilon=raw.get("rms_norm_eps", 1e-6)),
@@ -314,7 +328,7 @@ def write_config(config: GPTConfig) -> dict[str, Any]:
         "hidden_act": activation,
         "rms_norm_eps": config.norm.epsilon,
         "rope_theta": config.rotary.base,
-        "rope_scaling": dict(config.rotary.scaling) or None,
+        "rope_scaling": None if config.rotary.kind == "default" else dict(config.rotary.scaling),
         "attention_bias": config.attention.output_bias,
         "mlp_bias": config.feedforward.bias,
     }

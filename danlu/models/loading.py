@@ -105,31 +105,31 @@ def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer |
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = raw["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is no model's configuration ({error!r}); expected JSON with model_type") from None
     family = _family_of(kind, "hugging_face", folder)
     try:
         config = family.read_config(raw)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} lacks or misstates {error}; expected all fields of {kind}") from None
+    except DAMAGED_CONFIG as error:
+        raise CheckpointError(f"{folder / 'config.json'} lacks or misstates a field ({error}); expected those of {kind}") from None
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
     return family, config, family.hugging_face[kind], open_safetensors(folder), tokenizer
 
 
 def _open_gguf(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
     metadata, tensors = read_gguf(file)
-    kind = metadata.get("general.architecture")
+    kind = str(metadata.get("general.architecture"))
     family = _family_of(kind, "gguf", file)
     try:
         config = family.read_gguf_config(metadata)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} lacks or misstates {error} in its metadata; fetch it again") from None
+    except DAMAGED_CONFIG as error:
+        raise CheckpointError(f"{file} lacks or misstates a field of its metadata ({error}); fetch it again") from None
     return family, config, family.gguf[kind], tensors, read_vocabulary(metadata, file)
 
 
 def _family_of(kind: Any, naming: str, source: Path) -> Family:
     for family in families().values():
-        if kind in getattr(family, naming):
+        if isinstance(kind, str) and kind in getattr(family, naming):
             return family
     known = sorted(known for family in families().values() for known in getattr(family, naming))
     raise CheckpointError(f"{source} is of architecture {kind!r}; known are {', '.join(known)}")
@@ -142,7 +142,7 @@ def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> Non
         own: Mapping[str, Tensor] = names.to_own(tensors, config)
     except DanluError:
         raise
-    except RuntimeError as error:  # a reshaping that a wrongly shaped tensor does not allow
+    except (RuntimeError, ValueError, IndexError) as error:  # a reshaping that a wrongly shaped tensor does not allow
         raise CheckpointError(f"{tensors.source} holds a tensor of another shape than its configuration says ({error})") from None
     for name, shape in expected.items():
         if name in own and tuple(own[name].shape) != shape:
@@ -157,6 +157,9 @@ def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> Non
         if isinstance(part, Rotary):
             part.fill()
 
+
+# What reading a configuration raises if fields are missing, of another type, or absurd.
+DAMAGED_CONFIG = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, ConfigError)
 
 # Older folders store tables that every reader computes, and the tied output layer a second time.
 IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "lm_head.weight")

@@ -25,13 +25,15 @@ class AttentionConfig:
     query_key_norm: bool = False  # RMS over each head, as Qwen3 has it
 
     def __post_init__(self) -> None:
-        if self.num_heads < 1 or self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+        for name in ("num_heads", "num_kv_heads", "head_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 2**16:
+                raise ConfigError(f"attention.{name} came as {value!r}; expected a whole number from 1 to {2**16}")
+        if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"attention came with {self.num_heads} heads over {self.num_kv_heads} key/value heads; "
                 "expected the first to be a multiple of the second"
             )
-        if self.head_dim < 1:
-            raise ConfigError(f"attention.head_dim came as {self.head_dim}; expected a positive number")
 
 
 class LayerCache(Protocol):

@@ -29,6 +29,8 @@ class FeedForwardConfig:
     bias: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hidden_width, int) or not 1 <= self.hidden_width <= 2**20:
+            raise ConfigError(f"feedforward.hidden_width came as {self.hidden_width!r}; expected a whole number from 1 to {2**20}")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"feedforward.activation came as {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
 

@@ -20,6 +20,8 @@ class NormConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("rms", "layer"):
             raise ConfigError(f"norm.kind came as {self.kind!r}; expected 'rms' or 'layer'")
+        if not isinstance(self.epsilon, int | float) or not 0 <= self.epsilon < 1:
+            raise ConfigError(f"norm.epsilon came as {self.epsilon!r}; expected a number from 0 to 1")
 
 
 def make_norm(config: NormConfig, width: int) -> nn.Module:

@@ -24,6 +24,10 @@ class RotaryConfig:
     def __post_init__(self) -> None:
         if self.kind not in FREQUENCY_SCALINGS:
             raise ConfigError(f"rotary scaling came as {self.kind!r}; expected one of {', '.join(FREQUENCY_SCALINGS)}")
+        numbers = {"base": self.base} | {name: self.scaling.get(name) for name in SCALING_NUMBERS[self.kind]}
+        for name, value in numbers.items():
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigError(f"rotary {name} came as {value!r}; expected a positive number")
 
     @property
     def kind(self) -> str:
@@ -86,3 +90,8 @@ def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
 
 
 FREQUENCY_SCALINGS = {"default": _unscaled, "linear": _linear, "llama3": _llama3}
+SCALING_NUMBERS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
