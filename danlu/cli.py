@@ -28,7 +28,12 @@ VERBS = {
 
 def app() -> App:
     """All verbs; a verb's module is imported only when it is called or asked for help."""
-    danlu = App(name="danlu", help="From raw text to a served large model, on the hardware you have.", version_flags=["--version"])
+    danlu = App(
+        name="danlu",
+        help="From raw text to a served large model, on the hardware you have.",
+        version_flags=["--version"],
+        suppress_keyboard_interrupt=False,
+    )
     for verb, what in VERBS.items():
         danlu.command(f"danlu.recipes.{verb}:{verb}", name=verb, help=what)
     return danlu
@@ -57,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
-        return _refuse(f"{error.filename or 'writing'}: {error.strerror}; make room or choose another folder, and run the same command again")
+        return _refuse(
+            f"{error.filename or 'writing'}: {error.strerror}; make room or choose another folder, and run the same command again"
+        )
     return DONE
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +63,11 @@ class Run:
         config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         return config
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())
+        return manifest
+
     def log(self, **row: Any) -> None:
         """Add one row to metrics.jsonl."""
         with self._metrics.open("a") as file:
@@ -105,7 +109,7 @@ class Run:
         _remove_whole(fresh)
         _publish(fresh, write)
         _remove_whole(self.final)
-        os.rename(fresh, self.final)
+        fresh.rename(self.final)
         return self.final
 
     def checkpoints(self) -> list[Path]:
@@ -160,7 +164,7 @@ def _publish(place: Path, write: Callable[[Path], None]) -> None:
 def _remove_whole(folder: Path) -> None:
     """Take a folder's name away first, so that a kill in the middle never leaves half of it under that name."""
     if folder.exists():
-        os.rename(folder, folder.with_name(f".partial-{folder.name}-old"))
+        folder.rename(folder.with_name(f".partial-{folder.name}-old"))
     remove_partial(folder.parent)
 
 

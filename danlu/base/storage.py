@@ -55,7 +55,7 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which would surprise whoever shares the folder
+        Path(temporary).chmod(0o644)  # mkstemp gives 0600, which would surprise whoever shares the folder
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         sync_tree(temporary)
         temporary.chmod(0o755)
-        os.rename(temporary, path)
+        temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

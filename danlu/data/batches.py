@@ -26,7 +26,8 @@ class Batches:
         self.starts = np.cumsum([0, *self.windows])
         if not sum(self.windows):
             have = sum(len(shard) for shard in shards)
-            raise DataError(f"the training split has {have} tokens; a context of {context_length} needs at least {2 * context_length + 1}: add text")
+            least = 2 * context_length + 1
+            raise DataError(f"the training split has {have} tokens; a context of {context_length} needs at least {least}: add text")
         self.order = (-1, np.zeros(0, dtype=np.int64), 0)  # epoch, permutation, shift
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ class Prepared:
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer lies that made the tokens."""
         return self.folder / TOKENIZER
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what every split consists of: the same tokens, the same fingerprint."""
+        return hashlib.sha256(json.dumps(self.manifest["splits"], sort_keys=True).encode()).hexdigest()
 
     def split(self, name: str) -> list[NDArray[Any]]:
         """The token shards of "train", "validation" or "test", memory-mapped; empty if the split is."""

@@ -42,7 +42,7 @@ class TextLoss:
 def measure_text(
     module: nn.Module,
     pieces: Iterable[NDArray[Any]],
-    num_bytes: int | None,
+    num_bytes: int,
     start_id: int,
     precision: Precision = "float32",
     context_length: int | None = None,
@@ -50,8 +50,7 @@ def measure_text(
 ) -> TextLoss:
     """Foretell every token of a stream once, in windows of the context that do not overlap.
 
-    pieces are consecutive token arrays; the first token is foretold from start_id. num_bytes is asked for after the
-    stream is read, so a callable source may count while it reads (see TextFile).
+    pieces are consecutive token arrays; the first token is foretold from start_id.
     Raises: DataError if there is no token.
     """
     began = time.perf_counter()
@@ -67,16 +66,14 @@ def measure_text(
             tokens, targets = tokens.to(device), targets.to(device)
             with computing_in(precision, device):
                 hidden = module(Inputs(tokens=tokens))
-                for row in range(len(tokens)):
-                    sums.append(next_token_loss(module.logits, hidden[row : row + 1], targets[row : row + 1], config.vocabulary_size).item())  # type: ignore[arg-type]
+                sums += [_row_nats(module, *row) for row in zip(hidden.split(1), targets.split(1), strict=True)]
             counts += (targets != IGNORED).sum(1).tolist()
             meter.advance(sum(counts[-len(tokens) :]))
     module.train(was_training)
     if not sum(counts):
         raise DataError("the text to evaluate on has no tokens; expected at least one character")
     nats, total = math.fsum(sums), sum(counts)
-    size = num_bytes if num_bytes is not None else total
-    bits = nats / math.log(2) / max(size, 1)
+    bits = nats / math.log(2) / max(num_bytes, 1)
     spread = np.std(np.array(sums) / np.array(counts), ddof=1) / math.sqrt(len(sums)) if len(sums) > 1 else 0.0
     return TextLoss(
         loss_nats=nats / total,
@@ -84,9 +81,13 @@ def measure_text(
         bits_per_byte=bits,
         bits_per_byte_error=bits * float(spread) / max(nats / total, 1e-12),
         tokens=total,
-        bytes=size,
+        bytes=num_bytes,
         wall_seconds=round(time.perf_counter() - began, 3),
     )
+
+
+def _row_nats(module: Any, hidden: Tensor, targets: Tensor) -> float:
+    return float(next_token_loss(module.logits, hidden, targets, module.config.vocabulary_size))
 
 
 def _windows(pieces: Iterable[NDArray[Any]], start_id: int, context: int) -> Iterator[tuple[Tensor, Tensor]]:

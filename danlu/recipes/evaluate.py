@@ -122,7 +122,9 @@ class TextFile:
                         yield self.tokenizer.encode_batch([held[:cut]])[0]
                         held = held[cut:]
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it, or use danlu prepare") from None
+            raise DataError(
+                f"{self.path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it, or use danlu prepare"
+            ) from None
         if held:
             yield self.tokenizer.encode_batch([held])[0]
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ from danlu.training.optimizer import make_optimizer
 from danlu.training.watch import Watch
 
 SAMPLE_TOKENS = 48
+CHECKPOINT_SECONDS = 30.0  # at least, between two, unless --checkpoint-every says otherwise
 SAMPLES = 4  # on the way, beside the last
 
 
@@ -122,9 +123,7 @@ def train(
         raise ConfigError(f"--task came as {task!r}; this version trains 'text'")
     if resume and name is None and Run(Path(start)).exists():
         run, settings = Run.open(Path(start)), Run.open(Path(start)).config
-        settings = {key: settings[key] for key in ("start", "data", "seed", "rate", "batch_rows", "context_length", "steps", "budget", "precision")} | {
-            key: value for key, value in {"steps": steps, "budget": budget}.items() if value is not None
-        }
+        settings |= {key: value for key, value in {"steps": steps, "budget": budget}.items() if value is not None}
     else:
         if data is None:
             raise ConfigError("training needs text: --data FOLDER (made by danlu prepare) or --data FILE")
@@ -159,14 +158,15 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
     optimizer = make_optimizer(module, config)
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
+        if run.manifest.get("data_fingerprint") != text.fingerprint:
+            raise DataError(f"{text.folder} has changed since {run.folder} began; restore it, or begin another --name")
         restored = load_model(str(checkpoint)).module.state_dict()
         module.load_state_dict(restored)
         progress = load_training_state(checkpoint, module, optimizer)
         run.forget_after(progress.step)
     first_step, first_seconds, first_tokens = progress.step, progress.seconds, progress.tokens
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    fingerprint = text.manifest.get("fingerprint")
-    run.write_manifest(_manifest(settings, config, loaded, progress, parameters, fingerprint))
+    run.write_manifest(_manifest(settings, config, loaded, progress, parameters, text.fingerprint))
 
     def write(folder: Path) -> None:
         save_model(module, loaded.family, tokenizer, folder)
@@ -176,7 +176,7 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
         save_training_state(folder, module, optimizer, progress)
 
     def sample() -> str:
-        model = Model(Loaded(name="sample", path=run.folder, family=loaded.family, config=loaded.config, module=module, tokenizer=tokenizer))
+        model = Model(replace(loaded, module=module))
         try:
             return model.generate("", max_tokens=min(SAMPLE_TOKENS, config.context_length // 2), temperature=0.8, seed=0).text
         finally:
@@ -200,7 +200,8 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
             watch.step(report)
             losses.append(report.loss_nats)
             done = extent.done(report.step, report.wall_seconds)
-            due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and time.perf_counter() - saved_time > 30
+            rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS
+            due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
             if (due and done < 1) or stopped():
                 _save(run, progress.step, write_all, watch)
                 saved_at, saved_time = done, time.perf_counter()
@@ -216,7 +217,7 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
         try:
             run.save_final(write)
         except OSError as error:
-            raise CheckpointError(f"the model could not be written to {run.final} ({error.strerror}); make room and run again with --resume") from None
+            raise CheckpointError(f"{run.final} could not be written ({error.strerror}); make room and run again with --resume") from None
         trained_seconds = progress.seconds - first_seconds
         measured = _validate(module, text, tokenizer, config.context_length, progress)
         if measured:
@@ -328,7 +329,7 @@ def _tell(result: Trained, watch: Watch) -> None:
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM end the run after the step under way; a second one ends it at once."""
-    asked = []
+    asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         if asked:

@@ -31,9 +31,7 @@ class Progress:
 def save_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write the optimizer's tensors and the progress into a checkpoint's folder that nobody reads yet."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    tensors = {
-        f"{names[id(parameter)]}#{kind}": value for parameter, state in optimizer.state.items() for kind, value in state.items()
-    }
+    tensors = {f"{names[id(parameter)]}#{kind}": value for parameter, state in optimizer.state.items() for kind, value in state.items()}
     (folder / OPTIMIZER).parent.mkdir(parents=True, exist_ok=True)
     save_safetensors(tensors | {"#random": torch.get_rng_state()}, folder / OPTIMIZER)
     write_whole(folder / STATE, json.dumps(asdict(progress), indent=2).encode())

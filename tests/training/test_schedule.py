@@ -1,0 +1,46 @@
+"""The rate over a run, against its formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from danlu.base.errors import ConfigError
+from danlu.training.config import Extent, TrainingConfig, read_seconds
+from danlu.training.schedule import cosine_rate
+
+CONFIG = TrainingConfig(rate=2e-3, batch_rows=4, context_length=64, warmup=0.1, final_rate=0.2)
+
+
+def test_rises_to_the_peak_and_falls_to_its_share() -> None:
+    assert cosine_rate(CONFIG, 0.05) == pytest.approx(1e-3)
+    assert cosine_rate(CONFIG, 0.1) == pytest.approx(2e-3)
+    assert cosine_rate(CONFIG, 0.55) == pytest.approx(2e-3 * (0.2 + 0.8 * (1 + math.cos(math.pi / 2)) / 2))
+    assert cosine_rate(CONFIG, 1.0) == pytest.approx(4e-4)
+
+
+def test_extent_by_steps_and_by_seconds() -> None:
+    assert Extent(steps=200).done(50, 1e9) == 0.25
+    assert Extent(seconds=60).done(10**9, 15) == 0.25
+    for bad in ({}, {"steps": 1, "seconds": 1.0}, {"steps": 0}):
+        with pytest.raises(ConfigError):
+            Extent(**bad)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60s", 60), ("5m", 300), ("1.5h", 5400), ("90", 90)])
+def test_budget(text: str, seconds: float) -> None:
+    assert read_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-5s", "soon", "5d", "nan"])
+def test_budget_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        read_seconds(text)
+
+
+@pytest.mark.parametrize("field", ["rate", "batch_rows", "clip"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_settings_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        TrainingConfig(**({"rate": 1e-3, "batch_rows": 1, "context_length": 8} | {field: value}))
