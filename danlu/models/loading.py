@@ -50,8 +50,12 @@ def locate(name: str) -> Path:
 
     Raises: ConfigError if it is none of them.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        is_there = path.exists()
+    except (OSError, RuntimeError):  # a name too long for a file, or someone's home that is none
+        is_there = False
+    if is_there:
         return _weights_in(path) if path.is_dir() else path
     if name.startswith("hf:") or name in catalog.entries():
         found = fetching.path_of(name)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import danlu.nn.loss
+from danlu.nn.loss import IGNORED, next_token_loss
+
+V, D = 23, 6
+
+
+def parts() -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    targets = torch.randint(V, (3, 11))
+    targets[0, :4] = IGNORED
+    targets[2, 10] = IGNORED
+    return torch.randn(3, 11, D, requires_grad=True), torch.randn(V, D, requires_grad=True), targets
+
+
+def loss_and_gradients() -> tuple[Tensor, Tensor, Tensor]:
+    hidden, weight, targets = parts()
+    loss = next_token_loss(lambda rows: rows @ weight.t(), hidden, targets, V)
+    loss.backward()
+    assert hidden.grad is not None and weight.grad is not None
+    return loss.detach(), hidden.grad, weight.grad
+
+
+def test_the_loss_is_its_definition() -> None:
+    hidden, weight, targets = parts()
+    scores = hidden.detach().numpy().astype(np.float64) @ weight.detach().numpy().T
+    logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    expected = -sum(logs[b, t, targets[b, t]] for b in range(3) for t in range(11) if targets[b, t] != IGNORED)
+    assert float(loss_and_gradients()[0]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 32, 33])
+def test_in_chunks_it_is_the_same_and_so_are_its_gradients(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = loss_and_gradients()
+    monkeypatch.setattr(danlu.nn.loss, "CHUNK_LOGITS", rows * V + V - 1)
+    for found, whole in zip(loss_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_bound_the_logits_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(danlu.nn.loss, "CHUNK_LOGITS", 4 * V)
+    hidden, weight, targets = parts()
+    seen: list[int] = []
+
+    def logits_of(rows: Tensor) -> Tensor:
+        seen.append(len(rows))
+        return rows @ weight.t()
+
+    with torch.no_grad():
+        without = next_token_loss(logits_of, hidden, targets, V)
+    assert seen == [4] * 8 + [1]
+    assert float(without) == pytest.approx(float(loss_and_gradients()[0]), rel=1e-6)
+
+
+def test_where_nothing_is_asked_nothing_is_lost() -> None:
+    hidden, weight, targets = parts()
+    loss = next_token_loss(lambda rows: rows @ weight.t(), hidden, torch.full_like(targets, IGNORED), V)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert hidden.grad is not None and not hidden.grad.any()
