@@ -23,6 +23,8 @@ SIGNS = (
 )
 ANY = "".join(MOJIBAKE_CATEGORIES.values()) + "≈√†"
 SUSPECT = re.compile(f"[\x80-\x9fŒœÃÂЂў]|[{SIGNS}][{ANY}]|[{ANY}][{SIGNS}]|[ВГРСΒΓΞΟ][{ANY}][ВГРСΒΓΞΟ]")
+# Each of its matches holds one of these, which most texts lack, and a plain set is five times as fast to look for.
+RARE = re.compile(f"[{SIGNS}\x80-\x9fŒœÃÂЂўВГРСΒΓΞΟ]")
 ASCII_CONTROLS = bytes([*range(9), *range(14, 32), 127])  # all but tab and what ends a line
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]")
 LINE_ENDS = ("\r\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029")
@@ -66,7 +68,8 @@ def _without_controls(text: str) -> str:
 
 def _mend(text: str, counts: Counter[str]) -> str:
     """Mend lines whose characters betray a wrong decoding (`schÃ¶n`); others are not touched."""
-    if not SUSPECT.search(text):
+    rare = RARE.search(text)
+    if rare is None or not SUSPECT.search(text, max(rare.start() - 1, 0)):
         return text
     lines = text.split("\n")
     mended = [fix_encoding(line, MENDING) if SUSPECT.search(line) and is_bad(line) else line for line in lines]

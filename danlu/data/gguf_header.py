@@ -12,6 +12,7 @@ from danlu.base.errors import CheckpointError
 # The format's numbers for types of values; its text is at github.com/ggml-org/ggml, docs/gguf.md.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+LENGTH = struct.Struct("<Q")
 VERSIONS = (2, 3)
 
 
@@ -54,7 +55,7 @@ class _Header:
                 return list(values)
             if inner != STRING:
                 raise ValueError(f"an array of values of kind {inner}")
-            return [self.string() for _ in range(count)]
+            return self.strings(count)
         return self.number(NUMBERS[kind])
 
     def number(self, form: str) -> Any:
@@ -63,10 +64,16 @@ class _Header:
         return value
 
     def string(self) -> str:
-        length = self.number("Q")
-        end = self.position + length
-        if end > len(self.content):
-            raise ValueError(f"a string of {length} bytes")
-        text = self.content[self.position : end].decode("utf-8")
-        self.position = end
-        return text
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        content, position, size, texts = self.content, self.position, len(self.content), []
+        for _ in range(count):
+            [length] = LENGTH.unpack_from(content, position)
+            position += 8
+            if position + length > size:
+                raise ValueError(f"a string of {length} bytes")
+            texts.append(content[position : position + length].decode("utf-8"))
+            position += length
+        self.position = position
+        return texts

@@ -33,7 +33,7 @@ from danlu.data.reading import read_chunks
 from danlu.data.shards import ShardWriter, describe
 from danlu.data.sources import SourceFile, find_files
 from danlu.data.splitting import FEW_DOCUMENTS, SPLITS, TRAIN, split_by_bytes, split_by_document, whole_segments
-from danlu.data.tokenizing import TokenReport, TokenTask, read_segments, token_dtype, tokenize_chunk
+from danlu.data.tokenizing import TokenReport, TokenTask, read_segments, separator_id, token_dtype, tokenize_chunk
 from danlu.data.vocabulary import load_tokenizer
 from danlu.inputs.tokenizer import Tokenizer, train_bpe
 
@@ -272,7 +272,7 @@ def _settle_tokenizer(
     if folder.is_dir():
         return folder, given or Tokenizer.load(folder)
     tokenizer = given or train_bpe(_training_texts(cleaned.paths, segments, total), vocabulary_size=size)
-    if tokenizer.end_of_text_id is None:
+    if separator_id(tokenizer) is None:
         raise ConfigError(f"tokenizer {plan.tokenizer} has no end-of-text token to stand between documents; choose another")
     with whole_folder(folder) as fresh:
         tokenizer.save(fresh)
@@ -308,11 +308,11 @@ def _tokenize(
 
     Threads do it: the encoder is compiled and large, so one serves all.
     """
-    dtype = token_dtype(tokenizer.vocabulary_size)
+    dtype, separator = token_dtype(tokenizer.vocabulary_size), separator_id(tokenizer)
 
     def tasks() -> Iterator[TokenTask]:
         for path, part in zip(cleaned.paths, segments, strict=True):
-            mark = xxhash.xxh3_64_hexdigest(f"{path.name} {tokenizer.fingerprint}".encode() + part.tobytes())
+            mark = xxhash.xxh3_64_hexdigest(f"{path.name} {tokenizer.fingerprint} {separator}".encode() + part.tobytes())
             if len(part):
                 yield TokenTask(cleaned=path, segments=part, tokenizer=tokenizer, path=work / "tokens" / f"{path.stem}-{mark}.npz")
 
@@ -331,6 +331,7 @@ def _tokenize(
     shutil.copytree(folder, plan.out / TOKENIZER)
     told = {
         "fingerprint": tokenizer.fingerprint, "vocabulary_size": tokenizer.vocabulary_size, "trained": plan.tokenizer is None,
+        "separator_id": separator,
         "files": [describe(path) for path in sorted((plan.out / TOKENIZER).iterdir())],
     }  # fmt: skip
     libraries = LIBRARIES + (FILTER_LIBRARIES if plan.filters or plan.languages else ())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from danlu.base.storage import write_whole
 from danlu.data.splitting import SPLITS, align
-from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.tokenizer import END_OF_TEXT, Tokenizer
 
 WIDE = 1 << 16  # vocabularies up to this size fit 16-bit token ids
 
@@ -41,6 +41,12 @@ def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
     return np.dtype("<u2") if vocabulary_size <= WIDE else np.dtype("<u4")
 
 
+def separator_id(tokenizer: Tokenizer) -> int | None:
+    """The token behind each document: the end of text, which for a chat model's tokenizer is not what ends a turn."""
+    named: int | None = tokenizer.raw.token_to_id(END_OF_TEXT)
+    return named if named in tokenizer.special_ids else tokenizer.end_of_text_id
+
+
 def tokenize_chunk(task: TokenTask) -> TokenReport:
     """Tokenize one chunk and write it whole; a chunk that is there already is not done again."""
     size = int((task.segments[:, 2] - task.segments[:, 1]).sum())
@@ -48,7 +54,7 @@ def tokenize_chunk(task: TokenTask) -> TokenReport:
         return TokenReport(path=task.path, size=size)
     tokenizer = task.tokenizer
     dtype = token_dtype(tokenizer.vocabulary_size)
-    end = np.array([tokenizer.end_of_text_id], dtype=dtype)
+    end = np.array([separator_id(tokenizer)], dtype=dtype)
     arrays: dict[str, NDArray[Any]] = {}
     texts = list(read_segments(task.cleaned, task.segments))
     for number, split in enumerate(SPLITS):

@@ -7,7 +7,7 @@ from ftfy.badness import is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data.cleaning import ANY, SUSPECT, clean
+from danlu.data.cleaning import ANY, RARE, SUSPECT, clean
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,10 @@ SIGNS = st.text(st.sampled_from([character for character in ANY if character != 
 @given(SIGNS)
 def test_the_quick_look_misses_nothing_that_ftfy_finds(text: str) -> None:
     assert SUSPECT.search(text) or not is_bad(text)
+
+
+@given(SIGNS)
+def test_the_plain_set_misses_nothing_that_the_quick_look_finds(text: str) -> None:
+    found = SUSPECT.search(text)
+    rare = RARE.search(text)
+    assert found is None or (rare is not None and rare.start() <= found.end() and found.start() >= rare.start() - 1)

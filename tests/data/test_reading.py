@@ -19,7 +19,9 @@ ROWS = [{"text": f'row {number}: 中文, "quoted"\nsecond line', "label": number
 
 def _rows(path: Path) -> tuple[list[object], list[int], list[str]]:
     """Rows, their numbers, and reasons of bad ones."""
-    rows, numbers, bad = [], [], []
+    rows: list[object] = []
+    numbers: list[int] = []
+    bad: list[str] = []
     [file] = find_files([str(path)])
     for piece in read_pieces(file, 0):
         if piece.kind == "bad":
