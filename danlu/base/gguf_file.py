@@ -24,6 +24,9 @@ VERSIONS = (2, 3)
 MOST_ITEMS = 2**24  # entries of one array or table: the largest vocabularies have 2^18
 
 
+LONGEST_NAME = 256  # characters; llama.cpp allows 64
+
+
 class _Cut(Exception):
     """The file ends, or a number in it is absurd."""
 
@@ -104,8 +107,10 @@ def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Stored]]:
     listed = []
     for _ in range(num_tensors):
         name, dimensions = cursor.text(), cursor.number("I")
+        if len(name) > LONGEST_NAME:
+            raise _Cut(f"a tensor's name of {len(name)} characters stands before byte {cursor.at}")
         if dimensions > 4:
-            raise _Cut(f"tensor {name} is announced with {dimensions} dimensions")
+            raise _Cut(f"tensor {name!r} is announced with {dimensions} dimensions")
         shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]  # the file counts from the fastest
         listed.append((name, shape, cursor.number("I"), cursor.number("Q")))
     alignment = metadata.get("general.alignment", 32)
@@ -120,13 +125,13 @@ def _place(name: str, shape: tuple[int, ...], kind: int, start: int, file_size: 
     try:
         quantization = gguf.GGMLQuantizationType(kind)
     except ValueError:
-        raise _Cut(f"tensor {name} is of unknown type {kind}") from None
+        raise _Cut(f"tensor {name!r} is of unknown type {kind}") from None
     block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
     if not shape or shape[-1] % block:
-        raise _Cut(f"tensor {name} of shape {shape} does not fill whole blocks of {block}")
+        raise _Cut(f"tensor {name!r} of shape {shape} does not fill whole blocks of {block}")
     num_bytes = prod(shape) // block * block_bytes
     if start + num_bytes > file_size:
-        raise _Cut(f"tensor {name} ends at byte {start + num_bytes} of {file_size}")
+        raise _Cut(f"tensor {name!r} ends at byte {start + num_bytes} of {file_size}")
     return _Stored(shape, quantization, start, num_bytes)
 
 
@@ -139,7 +144,7 @@ def _reader(file: Path, data: mmap.mmap, name: str, place: _Stored) -> Callable[
             with np.errstate(all="ignore"):  # a damaged scale is infinite, which the weights show soon enough
                 values = gguf.dequantize(raw, place.kind)
         except (NotImplementedError, ValueError) as error:
-            raise CheckpointError(f"{file}: tensor {name} of type {place.kind.name} cannot be read ({error})") from None
+            raise CheckpointError(f"{file}: tensor {name!r} of type {place.kind.name} cannot be read ({error})") from None
         values = np.asarray(values, dtype=np.float32)
         return torch.from_numpy(values if values.flags.writeable else values.copy())  # float32 comes as a view of the file
 

@@ -155,11 +155,15 @@ def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> Non
             )
     left = sorted(name for name in set(tensors) - tensors.used if not name.endswith(IGNORED_ENDINGS))
     if left:
-        raise CheckpointError(f"{tensors.source} holds tensors that its architecture does not have: {', '.join(left[:3])}")
+        raise CheckpointError(f"{tensors.source} holds tensors that its architecture does not have: {', '.join(map(_printable, left[:3]))}")
     module.load_state_dict({name: tensor.float() for name, tensor in own.items()}, assign=True)
     for part in module.modules():
         if isinstance(part, Rotary):
             part.fill()
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 # What reading a configuration raises if fields are missing, of another type, or absurd.

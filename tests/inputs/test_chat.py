@@ -50,6 +50,13 @@ def test_smollm2_conversations_read_as_transformers_writes_them(smollm2: Any, me
     assert "hello" in expected
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.text() | st.sampled_from(["1234 + 5 =\n\n  丹炉 😀, isn't it?", "<|im_start|>user\n\tx  y 2024-01-02<|im_end|>\r\n"]))
+def test_smollm2_ids_are_those_of_transformers(smollm2: Any, text: str) -> None:
+    own, theirs = smollm2
+    assert own.encode(text, special=True) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
 @pytest.mark.parametrize(
     "template",
     [
