@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from danlu.base.errors import CheckpointError
+from danlu.base.gguf_file import read_gguf
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "text": ("string", "丹炉 😀"),
+    "whole": ("uint32", 2**32 - 1),
+    "below": ("int64", -(2**40)),
+    "real": ("float64", 0.1),
+    "yes": ("bool", True),
+    "words": ("array", ["a", "", "ж"]),
+    "numbers": ("array", [1, 2, 3]),
+}
+
+
+def write(file: Path, tensors: dict[str, tuple[np.ndarray, str]]) -> Path:
+    writer = gguf.GGUFWriter(file, "test")
+    for name, (kind, value) in FIELDS.items():
+        getattr(writer, f"add_{kind}")(name, value)
+    for name, (values, kind) in tensors.items():
+        quantization = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, gguf.quantize(values, quantization), raw_dtype=quantization)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+VALUES = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+
+
+def test_settings_come_back_with_their_types(tmp_path: Path) -> None:
+    metadata, tensors = read_gguf(write(tmp_path / "x.gguf", {"a": (VALUES, "F32")}))
+    for name, (_, value) in FIELDS.items():
+        assert metadata[name] == value and type(metadata[name]) is type(value)
+    assert metadata["general.architecture"] == "test"
+    assert metadata["tensors"] == set(tensors) == {"a"}
+
+
+# The largest error as a share of the largest value: halves keep 11 or 8 bits, blocks 8, 5 or 4.
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("F32", 0), ("F16", 2**-11), ("BF16", 2**-8), ("Q8_0", 1 / 200), ("Q5_1", 1 / 25), ("Q4_0", 1 / 7), ("Q4_1", 1 / 12)],
+)
+def test_tensors_come_back_as_exactly_as_their_type_allows(kind: str, error: float, tmp_path: Path) -> None:
+    _, tensors = read_gguf(write(tmp_path / "x.gguf", {"first": (VALUES[:1] * 3, "F32"), "a": (VALUES, kind)}))
+    found = tensors["a"].numpy()
+    assert found.dtype == np.float32 and found.shape == (3, 64)
+    difference = np.abs(found - VALUES).max() / np.abs(VALUES).max()
+    assert difference <= error
+    assert error == 0 or difference > 0
+    found[:] = 0  # a tensor is the reader's own and not the file
+    assert read_gguf(tmp_path / "x.gguf")[1]["a"].numpy().any()
+
+
+def header(version: int = 3, num_tensors: int = 0, num_values: int = 0, rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, num_tensors, num_values) + rest
+
+
+def text(value: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(value) if length is None else length) + value
+
+
+def tensor(dimensions: int = 1, size: int = 8, kind: int = 0, offset: int = 0, name: bytes = b"t") -> bytes:
+    return text(name) + struct.pack("<I", dimensions) + struct.pack("<Q", size) * min(dimensions, 8) + struct.pack("<IQ", kind, offset)
+
+
+ABSURD = {
+    "nothing": b"",
+    "another kind of file": b"PK\x03\x04" + bytes(100),
+    "a version to come": header(version=9),
+    "other byte order": header(version=3 << 24),
+    "tensors without end": header(num_tensors=2**63),
+    "settings without end": header(num_values=2**40),
+    "a name without end": header(num_values=1, rest=text(b"x", 2**62)),
+    "an array without end": header(num_values=1, rest=text(b"x") + struct.pack("<IIQ", 9, 4, 2**60)),
+    "an array larger than the file": header(num_values=1, rest=text(b"x") + struct.pack("<IIQ", 9, 4, 2**23)),
+    "arrays in arrays": header(num_values=1, rest=text(b"x") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000),
+    "an unknown type of value": header(num_values=1, rest=text(b"x") + struct.pack("<I", 99)),
+    "an alignment of zero": header(num_values=1, rest=text(b"general.alignment") + struct.pack("<II", 4, 0)),
+    "too many dimensions": header(num_tensors=1, rest=tensor(dimensions=2**31)),
+    "no dimensions": header(num_tensors=1, rest=tensor(dimensions=0)),
+    "an unknown type of tensor": header(num_tensors=1, rest=tensor(kind=999) + bytes(64)),
+    "a giant tensor": header(num_tensors=1, rest=tensor(size=2**62) + bytes(64)),
+    "a product that overflows": header(num_tensors=1, rest=tensor(dimensions=4, size=2**32) + bytes(64)),
+    "a tensor behind the end": header(num_tensors=1, rest=tensor(offset=2**50) + bytes(64)),
+    "blocks that are not full": header(num_tensors=1, rest=tensor(kind=8, size=33) + bytes(64)),
+    "a name of many lines": header(num_tensors=1, rest=tensor(kind=999, name=b"t\n\x1b[2J") + bytes(64)),
+    "a book for a name": header(num_tensors=1, rest=tensor(name=b"book\n" * 1000) + bytes(64)),
+}
+
+
+@pytest.mark.parametrize("what", ABSURD)
+def test_absurd_files_are_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(ABSURD[what])
+    with pytest.raises(CheckpointError, match="fetch it again") as caught:
+        read_gguf(tmp_path / "x.gguf")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_sound_file_by_hand_is_read(tmp_path: Path) -> None:
+    """The headers above are refused for what is absurd in them, not for how they are written."""
+    rest = text(b"x") + struct.pack("<II", 4, 7) + tensor()
+    whole = header(num_tensors=1, num_values=1, rest=rest)
+    (tmp_path / "x.gguf").write_bytes(whole.ljust(-(-len(whole) // 32) * 32, b"\0") + np.arange(8, dtype="<f4").tobytes())
+    metadata, tensors = read_gguf(tmp_path / "x.gguf")
+    assert metadata["x"] == 7
+    assert tensors["t"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_infinite_scale_warns_nobody(tmp_path: Path) -> None:
+    write(tmp_path / "x.gguf", {"a": (VALUES, "Q8_0")})
+    whole = bytearray((tmp_path / "x.gguf").read_bytes())
+    block = gguf.quantize(VALUES, gguf.GGMLQuantizationType.Q8_0).tobytes()
+    place = whole.index(block)
+    whole[place : place + 3] = struct.pack("<H", 0x7C00) + b"\0"  # infinity times zero
+    (tmp_path / "x.gguf").write_bytes(whole)
+    assert np.isnan(read_gguf(tmp_path / "x.gguf")[1]["a"].numpy()).any()
