@@ -63,5 +63,5 @@ def test_attention_is_its_definition(heads: int, kv_heads: int, extras: bool, ma
     ("heads", "kv_heads", "head_dim"), [(4, 3, 8), (2, 4, 8), (0, 1, 8), (4, 0, 8), (4, 2, 0), (4, 2, 1.5), ("4", 2, 8)]
 )
 def test_heads_that_do_not_fit_are_refused(heads: int, kv_heads: int, head_dim: int) -> None:
-    with pytest.raises(ConfigError, match=r"attention\..* came"):
+    with pytest.raises(ConfigError, match=r"attention(\.\w+)? came"):
         AttentionConfig(num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
