@@ -37,6 +37,11 @@ class Prepared:
         """SHA-256 over what every split consists of: the same tokens, the same fingerprint."""
         return hashlib.sha256(json.dumps(self.manifest["splits"], sort_keys=True).encode()).hexdigest()
 
+    @property
+    def separator_id(self) -> int:
+        """The token after each document, and so the one that foretells a document's first."""
+        return int(self.manifest["tokenizer"]["separator_id"])
+
     def split(self, name: str) -> list[NDArray[Any]]:
         """The token shards of "train", "validation" or "test", memory-mapped; empty if the split is."""
         return [self._map(shard["tokens_file"]) for shard in self._shards(name)]

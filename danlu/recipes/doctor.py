@@ -34,13 +34,14 @@ FEATURES = {"AVX2": "avx2", "AVX-512": "avx512_f", "VNNI": "avx512_vnni", "bf16"
 # In a process of its own: torch may be missing, broken, or built for another processor, and doctor must live to tell.
 PROBE = """
 import json, torch
+from danlu.base.device import choose_device, choose_precision
 print(json.dumps({
     "version": torch.__version__,
     "threads": torch.get_num_threads(),
     "level": torch.backends.cpu.get_cpu_capability(),
     "features": dict(getattr(torch.cpu, "get_capabilities", dict)()),
     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-    "gpu_bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+    "precision": choose_precision("auto", choose_device()),
 }))
 """
 
@@ -124,16 +125,7 @@ def _torch() -> Iterator[Check]:
     said = f"{found['level']} kernels; has {', '.join(has) or 'nothing'}; lacks {', '.join(lacks) or 'nothing'}"
     yield Check(name="processor", ok=True, said=said)
     yield Check(name="accelerator", ok=True, said=found["gpu"] or "none: everything runs on the processor")
-    yield Check(name="precision", ok=True, said=precision(found))
-
-
-def precision(found: dict[str, Any]) -> str:
-    """Which numbers training will choose here, and why: bf16 only where the hardware multiplies it."""
-    if found["gpu"]:
-        return "bf16: the accelerator multiplies it" if found["gpu_bf16"] else "float32: the accelerator does not multiply bf16"
-    if found["features"].get("amx_bf16"):
-        return "float32; this processor also multiplies bf16 (AMX): --precision bf16"
-    return "float32: this processor has no fast bf16"
+    yield Check(name="precision", ok=True, said=": ".join(found["precision"]))
 
 
 def _cores() -> int:

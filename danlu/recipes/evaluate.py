@@ -78,7 +78,7 @@ def evaluate(
     if (source / MANIFEST).is_file():
         prepared = open_prepared(source)
         _check_tokenizer(prepared, loaded.tokenizer, model)
-        measured = measure_text(module, prepared.split(split), prepared.bytes(split), start, chosen, window)
+        measured = measure_text(module, prepared.split(split), prepared.bytes(split), prepared.separator_id, chosen, window)
     else:
         text = TextFile(source, loaded.tokenizer)
         measured = measure_text(module, text, text.num_bytes, start, chosen, window)

@@ -31,7 +31,7 @@ from danlu.models.loading import Loaded, families, load_model, save_model
 from danlu.training.checkpoint import Progress, load_training_state, save_training_state
 from danlu.training.config import Extent, TrainingConfig, read_seconds
 from danlu.training.loop import StepReport, train_steps
-from danlu.training.optimizer import make_optimizer
+from danlu.training.optimizer import make_optimizers
 from danlu.training.watch import Watch
 
 SAMPLE_TOKENS = 48
@@ -66,6 +66,7 @@ def train(
     name: str | None = None,
     steps: int | None = None,
     budget: str | None = None,
+    optimizer: str = "auto",
     rate: float | None = None,
     batch_rows: int | None = None,
     context_length: int | None = None,
@@ -98,8 +99,10 @@ def train(
         How many steps to take; or give a budget.
     budget
         How long to train: 60s, 5m, 1h, counted from the command's start. Without steps or budget: one pass over the text.
+    optimizer
+        adamw; muon for the matrices within blocks with adamw for the rest; auto: muon from scratch, adamw from weights that are there.
     rate
-        The highest rate; by default it follows from the model's width.
+        The highest rate (of adamw where muon has its own); by default it follows from the model's width.
     batch_rows
         Rows of context_length tokens in a step; by default they follow from the size.
     context_length
@@ -127,10 +130,10 @@ def train(
     else:
         if data is None:
             raise ConfigError("training needs text: --data FOLDER (made by danlu prepare) or --data FILE")
-        settings = {
-            "start": start, "data": data, "seed": seed, "rate": rate, "batch_rows": batch_rows, "context_length": context_length,
-            "steps": steps, "budget": budget, "precision": precision,
-        }  # fmt: skip
+        settings = dict(
+            start=start, data=data, seed=seed, optimizer=optimizer, rate=rate, batch_rows=batch_rows,
+            context_length=context_length, steps=steps, budget=budget, precision=precision,
+        )  # fmt: skip
         if steps is not None and budget is not None:
             raise ConfigError("--steps and --budget both came; expected one of them")
         name = name or f"{Path(start).name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -155,14 +158,14 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
     extent = Extent(steps=None if seconds else settings["steps"] or one_pass, seconds=seconds)
     chosen, why = choose_precision(settings["precision"], device)
     progress = Progress(precision=chosen, seconds=time.perf_counter() - began if seconds else 0.0)
-    optimizer = make_optimizer(module, config)
+    optimizers = make_optimizers(module, config)
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != text.fingerprint:
             raise DataError(f"{text.folder} has changed since {run.folder} began; restore it, or begin another --name")
         restored = load_model(str(checkpoint)).module.state_dict()
         module.load_state_dict(restored)
-        progress = load_training_state(checkpoint, module, optimizer)
+        progress = load_training_state(checkpoint, module, optimizers)
         run.forget_after(progress.step)
     first_step, first_seconds, first_tokens = progress.step, progress.seconds, progress.tokens
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -173,7 +176,7 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
 
     def write_all(folder: Path) -> None:
         write(folder)
-        save_training_state(folder, module, optimizer, progress)
+        save_training_state(folder, module, optimizers, progress)
 
     def sample() -> str:
         model = Model(replace(loaded, module=module))
@@ -210,7 +213,7 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
                 run.write_sample(report.step, sample())
             return not stopped()
 
-        train_steps(module, optimizer, batches, config, extent, progress, after_step)
+        train_steps(module, optimizers, batches, config, extent, progress, after_step)
         if stopped():
             raise KeyboardInterrupt(f"saved after step {progress.step:,}; go on with: danlu train {run.folder} --resume")
         _save(run, progress.step, write_all, watch)  # before evaluation, which may fail alone
@@ -219,7 +222,7 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
         except OSError as error:
             raise CheckpointError(f"{run.final} could not be written ({error.strerror}); make room and run again with --resume") from None
         trained_seconds = progress.seconds - first_seconds
-        measured = _validate(module, text, tokenizer, config.context_length, progress)
+        measured = _validate(module, text, config.context_length, progress)
         if measured:
             run.log(kind="evaluation", step=progress.step, val_loss_nats=measured.loss_nats, val_bits_per_byte=measured.bits_per_byte)
             run.write_evaluation("loss", {"split": "validation", **asdict(measured)})
@@ -263,6 +266,7 @@ def _training_config(loaded: Loaded, settings: dict[str, Any]) -> TrainingConfig
     context = min(settings["context_length"] or min(loaded.config.context_length, 1024), loaded.config.context_length)
     defaults = loaded.family.recipe(loaded.config, scratch)
     return TrainingConfig(
+        optimizer=("muon" if scratch else "adamw") if settings["optimizer"] == "auto" else settings["optimizer"],
         rate=settings["rate"] if settings["rate"] is not None else defaults.rate,
         batch_rows=settings["batch_rows"] or max(1, defaults.batch_tokens // context),
         context_length=context,
@@ -295,11 +299,11 @@ def _save(run: Run, step: int, write: Callable[[Path], None], watch: Watch) -> N
         watch.say(f"danlu: the checkpoint of step {step} was not saved ({error.strerror}); training goes on, make room")
 
 
-def _validate(module: nn.Module, text: Prepared, tokenizer: Tokenizer, context: int, progress: Progress) -> TextLoss | None:
+def _validate(module: nn.Module, text: Prepared, context: int, progress: Progress) -> TextLoss | None:
     if not text.tokens("validation"):
         return None
-    start = tokenizer.end_of_text_id or 0
-    return measure_text(module, text.split("validation"), text.bytes("validation"), start, progress.precision, context, show=False)  # type: ignore[arg-type]
+    pieces, size = text.split("validation"), text.bytes("validation")
+    return measure_text(module, pieces, size, text.separator_id, progress.precision, context, show=False)
 
 
 def _manifest(

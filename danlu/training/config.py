@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from danlu.base.errors import ConfigError
 
@@ -13,11 +14,16 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How weights are moved. Rates are per step; `final_rate` and `warmup` are shares of the highest rate and of the run."""
+    """How weights are moved. Rates are per step; `final_rate` and `warmup` are shares of the highest rate and of the run.
+
+    `optimizer` is adamw, or muon for the matrices within blocks (at `muon_rate`) with adamw for the rest.
+    """
 
     rate: float
     batch_rows: int
     context_length: int
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_rate: float = 0.02
     warmup: float = 0.03
     final_rate: float = 0.05
     weight_decay: float = 0.1
@@ -26,10 +32,12 @@ class TrainingConfig:
     clip: float = 1.0  # largest norm of all gradients together
 
     def __post_init__(self) -> None:
-        for name in ("rate", "batch_rows", "context_length", "clip"):
+        for name in ("rate", "batch_rows", "context_length", "muon_rate", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} came as {value}; expected a positive number")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"--optimizer came as {self.optimizer!r}; expected auto, adamw or muon")
         if not 0 <= self.warmup < 1 or not 0 <= self.final_rate <= 1:
             raise ConfigError(f"warmup and final_rate came as {self.warmup} and {self.final_rate}; expected shares from 0 to 1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from danlu.models.base import Inputs
 from danlu.nn.loss import next_token_loss
 from danlu.training.checkpoint import Progress
 from danlu.training.config import Extent, TrainingConfig
-from danlu.training.schedule import cosine_rate
+from danlu.training.schedule import cosine_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Diverged(DanluError):
 
 def train_steps(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     batches: Batches,
     config: TrainingConfig,
     extent: Extent,
@@ -56,11 +56,11 @@ def train_steps(
     clock = time.perf_counter() - progress.seconds
     while extent.done(progress.step, time.perf_counter() - clock) < 1:
         began = time.perf_counter()
-        rate = cosine_rate(config, extent.done(progress.step, began - clock))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        share = cosine_share(config, extent.done(progress.step, began - clock))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["peak"] * share
         tokens, targets = (part.to(device) for part in batches.at(progress.step))
-        with computing_in(progress.precision, device):  # type: ignore[arg-type]
+        with computing_in(progress.precision, device):
             total = next_token_loss(module.logits, module(Inputs(tokens=tokens)), targets, module.config.vocabulary_size)  # type: ignore[operator, arg-type, union-attr]
         loss = total / targets.numel()
         loss.backward()
@@ -70,8 +70,9 @@ def train_steps(
                 f"the loss became {loss.item():g} at step {progress.step + 1}; the last checkpoint is whole: "
                 f"go on from it in a new run with a smaller --rate than {config.rate:g}"
             )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         now = time.perf_counter()
         progress.step, progress.tokens, progress.seconds = progress.step + 1, progress.tokens + targets.numel(), now - clock
         report = StepReport(
@@ -79,7 +80,7 @@ def train_steps(
             loss_nats=loss.item(),
             tokens=progress.tokens,
             wall_seconds=round(progress.seconds, 3),
-            rate=rate,
+            rate=config.rate * share,
             gradient_norm=norm,
             tokens_per_second=round(targets.numel() / (now - began), 1),
         )

@@ -1,4 +1,4 @@
-"""What turns gradients into steps."""
+"""What turns gradients into steps. One more optimizer is one more branch here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from torch import nn
 from danlu.training.config import TrainingConfig
 
 
-def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over all weights; matrices decay, vectors (norms, biases) do not.
+def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW over all weights; or Muon over the matrices within blocks and AdamW over the rest.
 
-    Source: Loshchilov & Hutter 2019, arXiv:1711.05101.
+    Each group keeps its highest rate under "peak"; the loop multiplies it by the schedule. Matrices decay under AdamW,
+    vectors (norms, biases) do not.
+    Source: Loshchilov & Hutter 2019, arXiv:1711.05101; Jordan et al. 2024, "Muon: an optimizer for hidden layers".
     """
-    matrices = [parameter for parameter in module.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
+    named = list(module.named_parameters())
+    hidden = [p for name, p in named if config.optimizer == "muon" and p.dim() == 2 and name.startswith("blocks.")]
+    taken = {id(parameter) for parameter in hidden}
+    rest = [parameter for _, parameter in named if id(parameter) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay, "peak": config.rate},
+        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0, "peak": config.rate},
+    ]
+    adam = torch.optim.AdamW(groups, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
+    if not hidden:
+        return [adam]
+    return [torch.optim.Muon([{"params": hidden, "peak": config.muon_rate}], lr=config.muon_rate, weight_decay=0.0), adam]

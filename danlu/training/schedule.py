@@ -7,12 +7,12 @@ import math
 from danlu.training.config import TrainingConfig
 
 
-def cosine_rate(config: TrainingConfig, done: float) -> float:
-    """The rate when a share `done` of the run is behind: linear warm-up, then half a cosine down to `final_rate` of the peak.
+def cosine_share(config: TrainingConfig, done: float) -> float:
+    """The share of the highest rate when a share `done` of the run is behind: linear warm-up, then half a cosine down to `final_rate`.
 
     Source: Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5.
     """
     if done < config.warmup:
-        return config.rate * max(done, 1e-3) / config.warmup
+        return max(done, 1e-3) / config.warmup
     fallen = (done - config.warmup) / (1 - config.warmup)
-    return config.rate * (config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * fallen)) / 2)
+    return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * fallen)) / 2

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
-from danlu.recipes.doctor import doctor, precision
+from danlu.recipes.doctor import doctor
 
 
 def doctor_apart(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,11 @@ def test_a_ready_machine_is_told_so_line_by_line(capsys: pytest.CaptureFixture[s
     assert all(" -> " in line for line in shown if line.startswith("missing"))
     said = {check["name"]: check["said"] for check in report["checks"]}
     assert platform.python_version() in said["python"] and "threads" in said["torch"]
-    assert "free of" in said["memory"] and "free at" in said["disk for cache"] and "float32" in said["precision"]
+    assert (
+        "free of" in said["memory"]
+        and "free at" in said["disk for cache"]
+        and choose_precision("auto", choose_device())[0] in said["precision"]
+    )
     assert {"processor", "compiler", "pip", "npm", "apt-get", "cached", "disk for runs"} <= said.keys() and "hub" not in said
 
 
@@ -70,11 +75,9 @@ def test_the_hub_is_asked_only_on_request(tmp_path: Path) -> None:
     assert any(line.startswith("missing  hub: http://127.0.0.1:9") and "HF_ENDPOINT" in line for line in done.stdout.splitlines())
 
 
-def test_precision_follows_what_the_hardware_multiplies() -> None:
-    assert precision({"gpu": "some", "gpu_bf16": True, "features": {}}).startswith("bf16")
-    assert precision({"gpu": "some", "gpu_bf16": False, "features": {}}).startswith("float32")
-    assert "--precision bf16" in precision({"gpu": "", "features": {"amx_bf16": True}})
-    assert precision({"gpu": "", "features": {}}).startswith("float32")
+def test_precision_is_what_training_will_choose(tmp_path: Path) -> None:
+    chosen, why = choose_precision("auto", choose_device())
+    assert any(line.split() == f"ok precision: {chosen}: {why}".split() for line in doctor_apart(tmp_path).stdout.splitlines())
 
 
 def test_an_unusable_machine_is_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

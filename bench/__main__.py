@@ -1,0 +1,24 @@
+"""Every figure of the README, measured here and now, one JSON object a line; a few minutes. Run nothing else meanwhile.
+
+python -m bench [prepare|train|serve|start ...]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPTS = ("prepare", "train", "serve", "start")
+
+
+def main() -> int:
+    """Run the named scripts, or all of them, each in a process of its own."""
+    names = sys.argv[1:] or list(SCRIPTS)
+    if unknown := set(names) - set(SCRIPTS):
+        print(f"no benchmark is called {', '.join(sorted(unknown))}; expected {', '.join(SCRIPTS)}", file=sys.stderr)
+        return 2
+    return max(subprocess.run([sys.executable, "-m", f"bench.{name}"], check=False).returncode for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
