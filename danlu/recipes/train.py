@@ -130,10 +130,10 @@ def train(
     else:
         if data is None:
             raise ConfigError("training needs text: --data FOLDER (made by danlu prepare) or --data FILE")
-        settings = dict(
-            start=start, data=data, seed=seed, optimizer=optimizer, rate=rate, batch_rows=batch_rows,
-            context_length=context_length, steps=steps, budget=budget, precision=precision,
-        )  # fmt: skip
+        settings = {
+            "start": start, "data": data, "seed": seed, "optimizer": optimizer, "rate": rate, "batch_rows": batch_rows,
+            "context_length": context_length, "steps": steps, "budget": budget, "precision": precision,
+        }  # fmt: skip
         if steps is not None and budget is not None:
             raise ConfigError("--steps and --budget both came; expected one of them")
         name = name or f"{Path(start).name}-{time.strftime('%Y%m%d-%H%M%S')}"
