@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from danlu.base.errors import ConfigError
 from danlu.base.fetching import path_of
@@ -151,25 +151,28 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> str:
     raise ConfigError(f"the server did not become ready in {READY_SECONDS:.0f} s")
 
 
-def _show(summary: Summary, run: str, folder: Path) -> None:
+def table_of(summary: Summary) -> Table:
+    """What happened, a line a stage."""
     table = Table(title="Danlu: raw text in, served model out", title_justify="left", show_header=False)
     seconds = summary.stage_seconds
-    rows: list[tuple[str, Any]] = [
+    trained = f"gpt/tiny, {summary.train_steps:,} steps, {summary.train_tokens_per_second:,.0f} tokens/s ({summary.precision})"
+    rows = [
         ("prepare", f"{summary.documents_kept:,} of {summary.documents_in:,} documents kept, {seconds['prepare']:.1f} s"),
-        (
-            "train",
-            f"gpt/tiny, {summary.train_steps:,} steps, {summary.train_tokens_per_second:,.0f} tokens/s ({summary.precision}), "
-            f"{seconds['train']:.0f} s",
-        ),
+        ("train", f"{trained}, {seconds['train']:.0f} s"),
         ("evaluate", f"{summary.val_bits_per_byte:.3f} bits per byte in validation, {summary.test_bits_per_byte:.3f} in the test split"),
-        (f"served: {PROMPT}", summary.served_completion.strip()),
-        (f"served: {QUESTION}", summary.chat_reply.strip()),
-        ("in all", f"{summary.wall_seconds:.0f} s -> {folder / 'summary.json'}"),
+        (f"gpt/tiny, served: {PROMPT}", summary.served_completion.strip()),
+        (f"SmolLM2, served: {QUESTION}", summary.chat_reply.strip()),
+        ("in all", f"{summary.wall_seconds:.0f} s"),
     ]
-    for row in rows:
-        table.add_row(*row)
+    for name, said in rows:
+        table.add_row(Text(name), Text(said))
+    return table
+
+
+def _show(summary: Summary, run: str, folder: Path) -> None:
     console = Console(width=None if os.isatty(1) else 120)
-    console.print(table, markup=False)
+    console.print(table_of(summary))
+    console.print(f"  written: {folder / 'summary.json'}", markup=False, highlight=False)
     for line in (
         f"danlu generate {run} 'The city of'",
         f"danlu chat {CHAT_MODEL}",
