@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import openai
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -153,7 +154,9 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> str:
 
 def table_of(summary: Summary) -> Table:
     """What happened, a line a stage."""
-    table = Table(title="Danlu: raw text in, served model out", title_justify="left", show_header=False)
+    table = Table(title="Danlu: raw text in, served model out", title_justify="left", show_header=False, box=box.SIMPLE, show_lines=True)
+    table.add_column(max_width=34)
+    table.add_column()
     seconds = summary.stage_seconds
     trained = f"gpt/tiny, {summary.train_steps:,} steps, {summary.train_tokens_per_second:,.0f} tokens/s ({summary.precision})"
     rows = [
