@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,5 +84,14 @@ def _reader(opened: Any, name: str) -> Callable[[], Tensor]:
 
 
 def save_safetensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to one file (the caller gives it a temporary name and renames it)."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file, metadata=metadata or {"format": "pt"})
+    """Write tensors to one file (the caller gives it a temporary name and renames it).
+
+    Raises: OSError if the disk is full or fails.
+    """
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file, metadata=metadata or {"format": "pt"})
+    except SafetensorError as error:  # the library wraps what the disk said
+        if found := re.search(r"os error (\d+)", str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(file)) from None
+        raise

@@ -161,3 +161,32 @@ def test_evaluate_counts_a_file_as_it_is(text: Path, tmp_path: Path) -> None:
             other.write_bytes(content)
         with pytest.raises(DataError, match=says):
             danlu.evaluate(str(tmp_path / "g"), data=str(other))
+
+
+def test_a_full_disk_loses_nothing_and_says_so(text: Path, tmp_path: Path) -> None:
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); "
+        "from danlu.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    common = [
+        "train",
+        "gpt/nano",
+        "--data",
+        str(text),
+        "--steps",
+        "6",
+        "--checkpoint-every",
+        "2",
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "full",
+    ]
+    done = subprocess.run([sys.executable, "-c", limited, *common, *OPTIONS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "the checkpoint of step 2 was not saved" in done.stderr
+    assert "could not be written" in done.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "full" / "final").exists()
+    assert not Run(tmp_path / "full").checkpoints()
+    assert main([*common, *OPTIONS, "--resume"]) == 0  # there is room again
+    assert find_fault(tmp_path / "full" / "final") is None
