@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError, RequestError
 from danlu.inference.model import Model, load
 from danlu.inference.sampling import spread
-from danlu.recipes.generate import DEFAULT_TEMPERATURE, set_threads
+from danlu.recipes.generate import DEFAULT_TEMPERATURE
 
 LEAVING = ("/exit", "/quit")
 

@@ -8,9 +8,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from danlu.base.errors import ConfigError, RequestError
+from danlu.base.device import set_threads
+from danlu.base.errors import RequestError
 from danlu.inference.model import Gathered, Model, load
 from danlu.inference.sampling import spread
 
@@ -113,12 +112,3 @@ def token_ids(prompt: str) -> list[int]:
         return [int(word) for word in prompt.replace(",", " ").split()]
     except ValueError:
         raise RequestError("this model has no tokenizer; give token ids separated by spaces", param="prompt") from None
-
-
-def set_threads(threads: int | None) -> None:
-    """Compute with so many threads. Raises: ConfigError if that is no sensible number."""
-    if threads is None:
-        return
-    if not 1 <= threads <= 1024:
-        raise ConfigError(f"threads came as {threads}; expected 1 to 1024, best the number of cores")
-    torch.set_num_threads(threads)

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError
 from danlu.inference.model import Model, load
-from danlu.recipes.generate import set_threads
 from danlu.server.app import Service
 from danlu.server.run import Server, address, bind
 
