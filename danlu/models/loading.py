@@ -22,7 +22,9 @@ from danlu.base.storage import write_whole
 from danlu.base.weights import ONE_FILE, Tensors, open_safetensors, save_safetensors
 from danlu.inputs.gguf_vocabulary import read_vocabulary
 from danlu.inputs.tokenizer import Tokenizer
-from danlu.models.base import Family, Names
+from danlu.models.base import Family
+from danlu.models.gguf import DIALECTS, read_settings
+from danlu.models.naming import Names
 from danlu.nn.position import Rotary
 
 
@@ -84,8 +86,7 @@ def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, f
     """
     config: Any = module.config
     written = family.write_config(config)
-    names = family.hugging_face[written["model_type"]]
-    save_safetensors(names.to_foreign(module.state_dict(), config), folder / ONE_FILE)
+    save_safetensors(family.names(config).to_foreign(dict(module.named_parameters()), config), folder / ONE_FILE)
     if tokenizer is not None:
         tokenizer.save(folder)
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.end_of_text_id}
@@ -111,31 +112,34 @@ def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer |
         kind = raw["model_type"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is no model's configuration ({error!r}); expected JSON with model_type") from None
-    family = _family_of(kind, "hugging_face", folder)
+    family, tensors = _family_of(kind, folder), open_safetensors(folder)
     try:
-        config = family.read_config(raw)
+        config = family.read_config(raw | {"tensors": set(tensors)})
     except DAMAGED_CONFIG as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks or misstates a field ({error}); expected those of {kind}") from None
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
-    return family, config, family.hugging_face[kind], open_safetensors(folder), tokenizer
+    return family, config, family.names(config), tensors, tokenizer
 
 
 def _open_gguf(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
     metadata, tensors = read_gguf(file)
     kind = str(metadata.get("general.architecture"))
-    family = _family_of(kind, "gguf", file)
+    if kind not in DIALECTS:
+        raise CheckpointError(f"{file} is of architecture {kind!r}; known are {', '.join(DIALECTS)}")
     try:
-        config = family.read_gguf_config(metadata)
+        raw = read_settings(metadata)
+        family = _family_of(raw["model_type"], file)
+        config = family.read_config(raw | {"tensors": ()})
     except DAMAGED_CONFIG as error:
         raise CheckpointError(f"{file} lacks or misstates a field of its metadata ({error}); fetch it again") from None
-    return family, config, family.gguf[kind], tensors, read_vocabulary(metadata, file)
+    return family, config, DIALECTS[kind].names, tensors, read_vocabulary(metadata, file)
 
 
-def _family_of(kind: Any, naming: str, source: Path) -> Family:
+def _family_of(kind: Any, source: Path) -> Family:
     for family in families().values():
-        if isinstance(kind, str) and kind in getattr(family, naming):
+        if isinstance(kind, str) and kind in family.model_types:
             return family
-    known = sorted(known for family in families().values() for known in getattr(family, naming))
+    known = sorted(known for family in families().values() for known in family.model_types)
     raise CheckpointError(f"{source} is of architecture {kind!r}; known are {', '.join(known)}")
 
 
@@ -143,7 +147,7 @@ def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> Non
     """Give the module its weights, memory-mapped where the file allows, and say what does not fit."""
     expected = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     try:
-        own: Mapping[str, Tensor] = names.to_own(tensors, config)
+        own: Mapping[str, Tensor] = names.to_own(tensors, expected, config)
     except DanluError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:  # a reshaping that a wrongly shaped tensor does not allow
@@ -153,7 +157,7 @@ def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> Non
             raise CheckpointError(
                 f"{tensors.source}: {name} came with shape {tuple(own[name].shape)}, expected {shape} by its configuration"
             )
-    left = sorted(name for name in set(tensors) - tensors.used if not name.endswith(IGNORED_ENDINGS))
+    left = sorted(name for name in set(tensors) - tensors.used if not names.is_ignored(name))
     if left:
         raise CheckpointError(f"{tensors.source} holds tensors that its architecture does not have: {', '.join(map(_printable, left[:3]))}")
     module.load_state_dict({name: tensor.float() for name, tensor in own.items()}, assign=True)
@@ -168,6 +172,3 @@ def _printable(name: str) -> str:
 
 # What reading a configuration raises if fields are missing, of another type, or absurd.
 DAMAGED_CONFIG = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, ConfigError)
-
-# Older folders store tables that every reader computes, and the tied output layer a second time.
-IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "lm_head.weight")

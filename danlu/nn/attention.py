@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.base.errors import ConfigError
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import Rotation, rotate
+
+KeyValue = tuple[Tensor, Tensor]  # each (B, K, S, E)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +28,11 @@ class AttentionConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    causal: bool = True  # a position sees itself and those before it; if not, all
     input_bias: bool = False  # on queries, keys and values
     output_bias: bool = False
     query_key_norm: bool = False  # RMS over each head, as Qwen3 has it
+    scaled: bool = True  # scores divided by sqrt(head_dim); T5 has that in its first weights instead
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim"):
@@ -39,21 +49,65 @@ class AttentionConfig:
 class LayerCache(Protocol):
     """Keys and values of one layer that later positions look at again."""
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, key: Tensor, value: Tensor) -> KeyValue:
         """Store new keys and values (B, K, T, E); return all that are to be looked at (B, K, S, E)."""
 
 
-class Attention(nn.Module):
-    """Mix positions: softmax(q k^T / sqrt(E)) v; groups of queries share one key/value head.
+@dataclass(frozen=True)
+class Packing:
+    """Sequences one behind the other in a batch of one row, so that nothing is padded; each looks within itself only."""
 
-    Shapes: x (B, T, D) -> (B, T, D); visible (B or 1, 1, T, S), True = may look; None: each position sees itself and all before it.
+    lengths: tuple[int, ...]
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each sequence begins."""
+        return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0))[:-1]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Each token's place within its own sequence. Shape: (1, T)."""
+        return torch.cat([torch.arange(length) for length in self.lengths])[None]
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Neighbours of one length are computed together: (start, sequences, length) of each run."""
+        runs, start = [], 0
+        for length, group in groupby(self.lengths):
+            count = len(list(group))
+            runs.append((start, count, length))
+            start += count * length
+        return runs
+
+
+Visible = Tensor | Packing | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How the positions of one pass see each other; the same for all layers of a stack.
+
+    Shapes: visible (B or 1, 1, T or 1, S), True = may look; None: the layer's own habit, causal or all;
+    bias (B or 1, H, T, S) is added to scores, with -inf where nothing may be seen: it then stands for `visible` too.
+    """
+
+    rotation: Rotation | None = None
+    visible: Visible = None
+    bias: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """Mix positions: softmax(q k^T / sqrt(E) + bias) v; groups of queries share one key/value head.
+
+    Shapes: x (B, T, D) -> (B, T, D). With `source`, keys and values read from another sequence, it is cross attention.
     Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1; Ainslie et al. 2023, arXiv:2305.13245 (groups).
     """
 
     def __init__(self, config: AttentionConfig, width: int, norm: NormConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
+        self.config, self.head_dim = config, config.head_dim
         self.grouped = config.num_heads != config.num_kv_heads
+        self.scale = None if config.scaled else 1.0
         inner, inner_kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.query = nn.Linear(width, inner, bias=config.input_bias)
         self.key = nn.Linear(width, inner_kv, bias=config.input_bias)
@@ -61,20 +115,83 @@ class Attention(nn.Module):
         self.output = nn.Linear(inner, width, bias=config.output_bias)
         self.query_norm = make_norm(norm, config.head_dim) if config.query_key_norm else None
         self.key_norm = make_norm(norm, config.head_dim) if config.query_key_norm else None
+        self.watched: list[Tensor] | None = None
 
-    def forward(self, x: Tensor, rotation: Rotation | None, visible: Tensor | None, cache: LayerCache | None = None) -> Tensor:
-        query, key, value = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+    def forward(self, x: Tensor, look: Look, cache: LayerCache | None = None, source: KeyValue | None = None) -> Tensor:
+        query = self.split_heads(self.query(x))
+        key, value = self.read(x) if source is None else source
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        if look.rotation is not None:
+            query, key = rotate(query, look.rotation), rotate(key, look.rotation)
         if cache is not None:  # whoever owns the cache owns positions and visibility
             key, value = cache.append(key, value)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, is_causal=visible is None and query.shape[2] > 1, enable_gqa=self.grouped
-        )
+        if isinstance(look.visible, Packing):
+            mixed = self._mix_packed(query, key, value, look, look.visible)
+        else:
+            mixed = self._mix(query, key, value, look.visible if look.bias is None else look.bias)
         return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def read(self, x: Tensor) -> KeyValue:
+        """Keys and values of positions that queries may look at: (B, S, D) -> two of (B, K, S, E)."""
+        key, value = self.split_heads(self.key(x)), self.split_heads(self.value(x))
+        return (key if self.key_norm is None else self.key_norm(key)), value
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, heads * E) -> (B, heads, T, E)."""
         return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        causal = self.config.causal and mask is None and query.shape[2] > 1
+        if self.watched is not None:
+            weights = attention_weights(query, key, mask, causal, self.scale)
+            self.watched.append(weights)
+            return weights @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=self.grouped
+        )
+
+    def _mix_packed(self, query: Tensor, key: Tensor, value: Tensor, look: Look, packing: Packing) -> Tensor:
+        """Each run of equally long sequences is one batch of its own: (1, H, T, E) -> (1, H, T, E)."""
+        mixed = []
+        for start, count, length in packing.runs:
+            span = slice(start, start + count * length)
+            q, k, v = (x[0, :, span].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
+            part = self._mix(q, k, v, None if look.bias is None else look.bias[:, :, :length, :length])  # (count, H, length, E)
+            mixed.append(part.transpose(0, 1).flatten(1, 2))
+        return torch.cat(mixed, dim=1)[None]
+
+
+def lean(bias: Tensor, visible: Tensor | None, causal: bool) -> Tensor:
+    """Numbers to add to scores, with -inf where nothing may be seen. Shapes: as in Look."""
+    if visible is None and causal:
+        visible = torch.ones(bias.shape[2:], dtype=torch.bool, device=bias.device).tril()
+    return bias if visible is None else bias.masked_fill(~visible, -math.inf)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None = None) -> Tensor:
+    """What each position gives to each it sees: softmax(q k^T * scale + mask), rows that sum to 1.
+
+    Shapes: query (B, H, T, E), key (B, K, S, E), mask (B or 1, H or 1, T or 1, S), True = may look or numbers to add -> (B, H, T, S).
+    """
+    scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(2, 3)
+    scores = scores * (scale if scale is not None else 1 / math.sqrt(query.shape[3]))
+    if causal:
+        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1)
+
+
+@contextmanager
+def watched_attention(module: nn.Module) -> Iterator[list[Tensor]]:
+    """While open, collect the weights (B, H, T, S) of every attention layer, in the order in which they are computed."""
+    found: list[Tensor] = []
+    layers = [part for part in module.modules() if isinstance(part, Attention)]
+    for layer in layers:
+        layer.watched = found
+    try:
+        yield found
+    finally:
+        for layer in layers:
+            layer.watched = None

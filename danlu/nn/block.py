@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-from danlu.nn.attention import Attention, AttentionConfig, LayerCache
+from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look
 from danlu.nn.feedforward import FeedForward, FeedForwardConfig
 from danlu.nn.norm import NormConfig, make_norm
-from danlu.nn.position import Rotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """The parts of a layer, and whether each normalises its input (as GPT, T5) or the sum behind it (as BERT, BART)."""
+
+    attention: AttentionConfig
+    feedforward: FeedForwardConfig
+    norm: NormConfig
+    norm_first: bool = True
+    cross: AttentionConfig | None = None  # attention to another sequence, between the two
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each on a normalised copy and added back to its input.
+    """Attention, cross attention where there is one, then feed-forward; each is added to what came in.
 
     Shapes: x (B, T, D) -> (B, T, D).
-    Source: Xiong et al. 2020, arXiv:2002.04745 (normalisation before each part).
+    Source: Vaswani et al. 2017, arXiv:1706.03762 (norm last); Xiong et al. 2020, arXiv:2002.04745 (norm first).
     """
 
-    def __init__(self, width: int, attention: AttentionConfig, feedforward: FeedForwardConfig, norm: NormConfig) -> None:
+    def __init__(self, config: BlockConfig, width: int) -> None:
         super().__init__()
-        self.attention_norm = make_norm(norm, width)
-        self.attention = Attention(attention, width, norm)
-        self.feedforward_norm = make_norm(norm, width)
-        self.feedforward = FeedForward(feedforward, width)
+        self.norm_first = config.norm_first
+        self.attention_norm = make_norm(config.norm, width)
+        self.attention = Attention(config.attention, width, config.norm)
+        self.cross_norm = make_norm(config.norm, width) if config.cross is not None else None
+        self.cross = Attention(config.cross, width, config.norm) if config.cross is not None else None
+        self.feedforward_norm = make_norm(config.norm, width)
+        self.feedforward = FeedForward(config.feedforward, width)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, visible: Tensor | None, cache: LayerCache | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, visible, cache)
-        return x + self.feedforward(self.feedforward_norm(x))
+    def forward(
+        self,
+        x: Tensor,
+        look: Look,
+        cache: LayerCache | None = None,
+        source: KeyValue | None = None,
+        source_look: Look | None = None,
+    ) -> Tensor:
+        x = self._add(x, self.attention_norm, lambda y: self.attention(y, look, cache))
+        if self.cross is not None and self.cross_norm is not None:
+            cross = self.cross
+            x = self._add(x, self.cross_norm, lambda y: cross(y, source_look or Look(), source=source))
+        return self._add(x, self.feedforward_norm, self.feedforward)
+
+    def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + part(norm(x)) if self.norm_first else norm(x + part(x))

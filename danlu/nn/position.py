@@ -1,4 +1,4 @@
-"""Where a token stands: rotary and learned positions."""
+"""Where a token stands: rotary, relative and sinusoidal positions (learned ones are an embedding)."""
 
 from __future__ import annotations
 
@@ -95,3 +95,40 @@ SCALING_NUMBERS = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+
+
+class RelativePositions(nn.Module):
+    """A number for each head and distance, added to attention's scores; far distances share buckets that widen as logarithms.
+
+    Shapes: forward(positions of queries (B or 1, T), of keys (B or 1, S)) -> (B or 1, H, T, S).
+    Source: Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    """
+
+    def __init__(self, num_heads: int, num_buckets: int, farthest: int, causal: bool) -> None:
+        super().__init__()
+        self.num_buckets, self.farthest, self.causal = num_buckets, farthest, causal
+        self.bias = nn.Embedding(num_buckets, num_heads)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return self.bias(self.bucket(keys[:, None, :] - queries[:, :, None])).permute(0, 3, 1, 2)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Key's position less query's to a bucket: half of them exact, half logarithmic; without causality one half for each side."""
+        if self.causal:
+            buckets, side, far = self.num_buckets, torch.zeros_like(distance), (-distance).clamp(min=0)
+        else:
+            buckets = self.num_buckets // 2
+            side, far = (distance > 0).long() * buckets, distance.abs()
+        exact = buckets // 2
+        steps = torch.log(far.clamp(min=1).float() / exact) / math.log(self.farthest / exact) * (buckets - exact)
+        return side + torch.where(far < exact, far, (exact + steps.long()).clamp(max=buckets - 1))
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Sines of ever slower waves in the first half of the channels, cosines in the second: (..., T) -> (..., T, D).
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5 (there, sines and cosines alternate).
+    """
+    waves = 10_000.0 ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = positions[..., None].double() * waves
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :width].float()

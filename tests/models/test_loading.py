@@ -106,7 +106,7 @@ def test_an_unknown_architecture_names_the_known(folder: Path) -> None:
     for kind in ("mamba", "", None, ["llama"], {}):
         (folder / "config.json").write_text(json.dumps(raw | {"model_type": kind}))
         message = refusal(folder)
-        assert all(known in message for known in families()["gpt"].hugging_face)
+        assert all(known in message for known in families()["gpt"].model_types)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b'"llama"', b"\xff\xfe", b"{}", b"[" * 100_000])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from danlu.base.errors import ConfigError
-from danlu.nn.attention import Attention, AttentionConfig
+from danlu.nn.attention import Attention, AttentionConfig, Look
 from danlu.nn.norm import NormConfig
 
 T, E, D = 7, 6, 10
@@ -55,7 +55,7 @@ def test_attention_is_its_definition(heads: int, kv_heads: int, extras: bool, ma
     visible |= torch.eye(T, dtype=torch.bool)
     expected = by_hand(attention, x.numpy().astype(np.float64), heads, kv_heads, visible.numpy(), extras)
     with torch.no_grad():
-        found = attention(x, None, visible[None, None] if masked else None)
+        found = attention(x, Look(visible=visible[None, None] if masked else None))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
