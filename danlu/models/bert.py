@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -168,6 +168,11 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
     )
 
 
+def with_head(config: BertConfig, head: Head) -> BertConfig:
+    """The same encoder with another head; classes stand on the pooler, labels and spans on the positions themselves."""
+    return replace(config, head=head, pooler=head.kind == "classes" and config.architecture == "bert", next_sentence=False)
+
+
 def recipe(config: BertConfig, from_scratch: bool) -> Recipe:
     """Masking leaves few targets in a step, so steps hold more tokens than a decoder's; existing weights move gently."""
     rate = 1.5e-3 * (256 / config.width) ** 0.75
@@ -303,7 +308,8 @@ FAMILY = Family(
     sizes=size,
     recipe=recipe,
     build=Bert,
-    heads=("words", "classes", "labels", "spans"),
+    with_head=with_head,
+    packs=True,
     memory="none",
     model_types=("bert", "roberta"),
     names=lambda config: ROBERTA if config.architecture == "roberta" else BERT,

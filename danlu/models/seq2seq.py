@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from danlu.base.errors import CheckpointError, RequestError
-from danlu.models.base import Family, Inputs, Recipe, check_sizes, choose_size, initialise, positions_of, read_activation, write_activation
+from danlu.models.base import (
+    Family,
+    Inputs,
+    Recipe,
+    check_sizes,
+    choose_size,
+    initialise,
+    positions_of,
+    read_activation,
+    words_only,
+    write_activation,
+)
 from danlu.models.naming import Names
 from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look, lean
 from danlu.nn.block import Block, BlockConfig
@@ -366,7 +377,8 @@ FAMILY = Family(
     sizes=size,
     recipe=recipe,
     build=Seq2Seq,
-    heads=("words",),
+    with_head=words_only,
+    packs=False,
     memory="keys",
     model_types=("t5", "mt5", "bart", "marian"),
     names=names,

@@ -16,7 +16,7 @@ def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.opt
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101; Jordan et al. 2024, "Muon: an optimizer for hidden layers".
     """
     named = list(module.named_parameters())
-    hidden = [p for name, p in named if config.optimizer == "muon" and p.dim() == 2 and name.startswith("blocks.")]
+    hidden = [p for name, p in named if config.optimizer == "muon" and p.dim() == 2 and "blocks." in name]
     taken = {id(parameter) for parameter in hidden}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
     groups = [
