@@ -19,6 +19,7 @@ from danlu.data.encoding import decode
 from danlu.data.fields import render
 from danlu.data.filters import Judge
 from danlu.data.minhash import band_keys, signatures
+from danlu.data.roff import plain_text
 from danlu.data.rows import DOCUMENT_BYTES, BadRow, Chunk, Piece, line_end
 
 
@@ -121,6 +122,8 @@ def _add(piece: Piece, line: int, content: bytes, task: CleanTask, found: _Docum
         text, transcoded = decode(content)
         if piece.kind == "rows":
             text = render(_parse(text), task.cleaning.field)
+        elif piece.kind == "man":
+            text = plain_text(text)
         if "\0" in text:
             raise BadRow("binary content (NUL characters); expected text")
         found.counts["transcoded"] += transcoded or piece.transcoded

@@ -30,6 +30,15 @@ def render(row: object, field: str | None = None) -> str:
     raise BadRow(f"fields {_columns(row)}; expected one of: {'; '.join('+'.join(names) for names, _ in SHAPES)}")
 
 
+def between(last: str, first: str) -> str:
+    """What stands between two words or lines: a space, but for scripts written without any, as Chinese is and Korean is not."""
+    return " " if last and first and not (_is_unspaced(last) and _is_unspaced(first)) else ""
+
+
+def _is_unspaced(character: str) -> bool:
+    return character >= "\u2e80" and not "\uac00" <= character <= "\ud7af"
+
+
 def _plain(row: Row) -> str:
     return _string(row["text"], "text")
 
@@ -59,9 +68,8 @@ def _labelled(row: Row) -> str:
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise BadRow(f"`tokens` is {_kind(tokens)}; expected a list of strings")
     text = ""
-    for token in tokens:  # Chinese words are written without spaces between them
-        between = " " if text and token and (text[-1] < "\u2e80" or token[0] < "\u2e80") else ""
-        text += between + token
+    for token in tokens:
+        text += between(text[-1:], token[:1]) + token
     return text
 
 

@@ -21,7 +21,7 @@ class Piece:
 
     source: int
     line: int
-    kind: str  # "document", "html", "rows" or "bad"
+    kind: str  # "document", "html", "man", "rows" or "bad"
     content: bytes
     numbers: tuple[int, ...] | None = None
     key: bytes = b""
