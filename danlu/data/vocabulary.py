@@ -9,8 +9,9 @@ from danlu.base.fetching import path_of
 from danlu.data.gguf_header import read_metadata
 from danlu.inputs.gguf_vocabulary import read_vocabulary
 from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_files import FILE, vocabulary_file
 
-TOKENIZER_FILES = ("tokenizer.json", "final/tokenizer.json", "tokenizer/tokenizer.json")  # a model, a run, a prepared folder
+PLACES = (".", "final", "tokenizer")  # of a tokenizer in the folder of a model, a run, or prepared text
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -22,8 +23,8 @@ def load_tokenizer(name: str) -> Tokenizer:
     if not path.exists():
         path = path_of(name)
     if path.is_dir():
-        inside = [path / file for file in TOKENIZER_FILES if (path / file).is_file()] or sorted(path.glob("*.gguf"))
+        inside = [file for place in PLACES if (file := vocabulary_file(path / place))] or sorted(path.glob("*.gguf"))
         if not inside:
-            raise ConfigError(f"--tokenizer {name}: no tokenizer.json and no .gguf file in that folder; choose another one")
+            raise ConfigError(f"--tokenizer {name}: no {FILE} and no .gguf file in that folder, nor an older kind; choose another one")
         path = inside[0]
     return read_vocabulary(read_metadata(path), path) if path.suffix == ".gguf" else Tokenizer.load(path)

@@ -14,6 +14,8 @@ import tiktoken
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RawTokenizer
 
+from danlu.inputs.cutting import LLAMA3, QWEN2
+
 MARK = "\x01"  # stands where white space is to be cut; a text that holds it itself is the library's own affair
 UNUSED = "<|danlu: not a token|>"  # without any special token tiktoken looks for the empty one, at every byte
 TAIL = r"|\s+(?!\S)|\s+"
@@ -21,12 +23,8 @@ WITHOUT_LETTERS = r"[^\s\p{L}\p{N}\x01]"
 GPT2_PIECES = rf"'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+| ?\p{{N}}+| ?{WITHOUT_LETTERS}+"
 # The same after every digit was set apart: white space before a digit then ends its piece.
 GPT2_PIECES_DIGITS_APART = rf"'(?:[sdmt]|ll|ve|re)|\p{{N}}| ?\p{{L}}+| ?{WITHOUT_LETTERS}+"
-# Qwen2's and Llama 3's patterns, as their tokenizer.json files have them, and the same without their ends.
-LINES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + TAIL
-KNOWN_PATTERNS = {
-    LINES.replace(r"|\p{N}|", digits): LINES.removesuffix(TAIL).replace(r"|\p{N}|", digits).replace(r"\p{N}]", r"\p{N}\x01]")
-    for digits in (r"|\p{N}|", r"|\p{N}{1,3}|")
-}
+# Qwen2's and Llama 3's patterns, and the same without their ends.
+KNOWN_PATTERNS = {pattern: pattern.removesuffix(TAIL).replace(r"\p{N}]", r"\p{N}\x01]") for pattern in (QWEN2, LLAMA3)}
 
 SPACE, NEWLINE, NUMBER, UNASSIGNED = 1, 2, 4, 8
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"

@@ -2,72 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 
 from danlu.base.errors import CheckpointError
-from danlu.inputs.tokenizer import PIECES, Tokenizer
+from danlu.inputs.cutting import NAMES
+from danlu.inputs.framing import frame_bert, frame_ends
+from danlu.inputs.pieces import SPACE, Kind, Piece, Spacing, scored_bpe, unigram
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_files import NO_SEGMENTS, SEGMENTS
 
-CONTROL, USER_DEFINED = 3, 4  # GGUF's token types
+Settings = dict[str, Any]
 
-LLAMA3_PIECES = PIECES.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _digits_apart() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-def _by_pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
-    cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-# llama.cpp's names for the ways of cutting text before the merges
-PRE_TOKENIZERS = {
-    "gpt-2": _gpt2,
-    "default": _gpt2,
-    "smollm": _digits_apart,
-    "qwen2": lambda: _by_pattern(PIECES),
-    "llama-bpe": lambda: _by_pattern(LLAMA3_PIECES),
+FIELD = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
+TOKEN_IDS = {  # our settings' names and GGUF's, misspelt as it is
+    "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding", "sep_token": "seperator",
+    "cls_token": "cls", "mask_token": "mask",
+}  # fmt: skip
+# The ids that llama.cpp takes where a file names none.
+USUAL_IDS: Mapping[str, Mapping[str, int]] = {
+    "llama": {"bos_token": 1, "eos_token": 2, "unk_token": 0},
+    "bert": {"cls_token": 101, "unk_token": 100, "sep_token": 102, "pad_token": 0, "mask_token": 103},
+    "t5": {"eos_token": 1, "unk_token": 2, "pad_token": 0},
 }
 
 
 def read_vocabulary(metadata: Mapping[str, Any], source: Path) -> Tokenizer:
-    """Build the tokenizer of a GGUF file.
+    """Build the tokenizer of a GGUF file; where the file leaves something open, llama.cpp's defaults hold.
 
     Raises: CheckpointError if its kind or its way of cutting text is not known, or fields are missing.
     """
-    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or cut not in PRE_TOKENIZERS:
-        raise CheckpointError(
-            f"{source} came with a tokenizer of kind {kind!r}, cutting {cut!r}; known are kind 'gpt2' cutting {', '.join(PRE_TOKENIZERS)}"
-        )
+    kind = metadata.get(FIELD + "model")
+    if not isinstance(kind, str) or kind not in READERS:
+        raise CheckpointError(f"{source} came with a tokenizer of kind {kind!r}; known are {', '.join(READERS)}")
+    cut = metadata.get(FIELD + "pre", "default")
+    if kind == "gpt2" and (not isinstance(cut, str) or cut not in NAMES):
+        raise CheckpointError(f"{source} came with a tokenizer that cuts text as {cut!r}; known are {', '.join(NAMES)}")
     try:
-        return _build(metadata, cut)
+        pieces = _pieces(metadata)
+        settings = _settings(metadata, kind, pieces)
+        return Tokenizer(READERS[kind](metadata, pieces, settings), settings)
     except Exception as error:  # the library raises plain Exception for merges it cannot take
         raise CheckpointError(f"{source} came with a damaged vocabulary ({error!r}); fetch it again") from None
 
 
-def _build(metadata: Mapping[str, Any], cut: str) -> Tokenizer:
-    tokens, merges, types = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges", "token_type"))
-    vocabulary = {token: id for id, token in enumerate(tokens)}
-    raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=[tuple(merge.split(" ", 1)) for merge in merges]))
-    raw.pre_tokenizer = PRE_TOKENIZERS[cut]()
+def _pieces(metadata: Mapping[str, Any]) -> list[Piece]:
+    tokens = metadata[FIELD + "tokens"]
+    kinds = metadata.get(FIELD + "token_type") or [Kind.NORMAL] * len(tokens)
+    scores = metadata.get(FIELD + "scores") or [0.0] * len(tokens)
+    return [Piece(text, float(score), Kind(kind or Kind.NORMAL)) for text, score, kind in zip(tokens, scores, kinds, strict=True)]
+
+
+def _settings(metadata: Mapping[str, Any], kind: str, pieces: list[Piece]) -> Settings:
+    ids = {ours: metadata.get(f"{FIELD}{theirs}_token_id", USUAL_IDS.get(kind, {}).get(ours)) for ours, theirs in TOKEN_IDS.items()}
+    settings: Settings = {ours: pieces[id].text for ours, id in ids.items() if id is not None and 0 <= id < len(pieces)}
+    template = metadata.get(TEMPLATE)
+    settings |= SEGMENTS if kind == "bert" else NO_SEGMENTS
+    return settings if template is None else settings | {"chat_template": template}
+
+
+def _byte_level(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+    cutting = NAMES[metadata.get(FIELD + "pre", "default")]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata[FIELD + "merges"]]
+    vocabulary = {piece.text: id for id, piece in enumerate(pieces)}
+    raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=cutting.ignore_merges))
+    raw.pre_tokenizer = cutting.pre_tokenizer()
     raw.decoder = decoders.ByteLevel()
-    control = [token for token, type in zip(tokens, types, strict=True) if type == CONTROL]
-    raw.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    raw.add_tokens([AddedToken(t, normalized=False) for t, type in zip(tokens, types, strict=True) if type == USER_DEFINED])
-    settings: dict[str, Any] = {"chat_template": metadata.get("tokenizer.chat_template")}
-    for ours, theirs in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")):
-        id = metadata.get(f"tokenizer.ggml.{theirs}_token_id")
-        if id is not None:
-            settings[ours] = tokens[id]
-    return Tokenizer(raw, {key: value for key, value in settings.items() if value is not None})
+    _mark(raw, pieces)
+    _frame(raw, metadata, settings, before=cutting.ignore_merges, after=False)
+    return raw
+
+
+def _llama(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+    raw = scored_bpe(pieces, Spacing(prefix=metadata.get(FIELD + "add_space_prefix", True)))
+    _frame(raw, metadata, settings, before=True, after=False)
+    return raw
+
+
+def _t5(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+    spacing = Spacing(
+        prefix=metadata.get(FIELD + "add_space_prefix", False),
+        merge=metadata.get(FIELD + "remove_extra_whitespaces", False),
+        replacements=bytes(byte & 0xFF for byte in metadata.get(FIELD + "precompiled_charsmap", ())),
+    )
+    raw = unigram(pieces, spacing)
+    _frame(raw, metadata, settings, before=False, after=True)
+    return raw
+
+
+def _bert(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+    vocabulary = {read_word(piece): id for id, piece in enumerate(pieces)}
+    raw = RawTokenizer(models.WordPiece(vocabulary, unk_token=settings["unk_token"], max_input_chars_per_word=100))
+    raw.normalizer = normalizers.BertNormalizer(
+        lowercase=metadata.get(FIELD + "normalizer.lowercase", True), strip_accents=metadata.get(FIELD + "normalizer.strip_accents")
+    )
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.WordPiece()
+    _mark(raw, pieces)
+    if metadata.get(FIELD + "add_bos_token", True):
+        settings.setdefault("cls_token", settings.get("bos_token"))
+        frame_bert(raw, settings["cls_token"], settings["sep_token"])
+    return raw
+
+
+def read_word(piece: Piece) -> str:
+    """A token as vocab.txt has it: GGUF marks the beginnings of words, vocab.txt what goes on in them."""
+    if piece.kind != Kind.NORMAL or (piece.text.startswith("[") and piece.text.endswith("]")):
+        return piece.text
+    return piece.text[1:] if piece.text.startswith(SPACE) else "##" + piece.text
+
+
+def _mark(raw: RawTokenizer, pieces: list[Piece]) -> None:
+    raw.add_special_tokens([AddedToken(p.text, normalized=False) for p in pieces if p.kind in (Kind.CONTROL, Kind.UNKNOWN)])
+    raw.add_tokens([AddedToken(p.text, normalized=False) for p in pieces if p.kind == Kind.USER_DEFINED])
+
+
+def _frame(raw: RawTokenizer, metadata: Mapping[str, Any], settings: Settings, *, before: bool, after: bool) -> None:
+    """Control tokens around a text, where the file or else its kind wants them."""
+    begins, ends = metadata.get(FIELD + "add_bos_token", before), metadata.get(FIELD + "add_eos_token", after)
+    frame_ends(raw, settings.get("bos_token") if begins else None, settings.get("eos_token") if ends else None)
+
+
+READERS: Mapping[str, Callable[[Mapping[str, Any], list[Piece], Settings], RawTokenizer]] = {
+    "gpt2": _byte_level,
+    "llama": _llama,
+    "t5": _t5,
+    "bert": _bert,
+}

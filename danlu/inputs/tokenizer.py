@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import models
 
 from danlu.base.errors import CheckpointError, ConfigError
 from danlu.base.storage import write_whole
 from danlu.inputs.bulk import BulkEncoder, byte_of_character
+from danlu.inputs.model_text import ModelText
+from danlu.inputs.pieces import SPACE, UNREACHABLE, sentinel
+from danlu.inputs.vocabulary_files import FILE, read_settings, read_vocabulary_file, vocabulary_file
 
 END_OF_TEXT = "<|endoftext|>"
-
-# Qwen2's pattern: known to llama.cpp and vLLM by that name, and kind to Chinese, digits and code.
-PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
@@ -37,12 +39,32 @@ class Tokenizer:
         self.raw.no_truncation()
         self.bos_id = self._id_of("bos_token")
         self.end_of_text_id = self._id_of("eos_token")
+        self.cls_id = self._id_of("cls_token")
+        self.sep_id = self._id_of("sep_token")
+        self.mask_id = self._id_of("mask_token")
+        self.pad_id = self._id_of("pad_token")
+        self.unk_id = self._id_of("unk_token")
         self.special_ids = frozenset(id for id, token in raw.get_added_tokens_decoder().items() if token.special)
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        """Number of ids, control tokens counted."""
-        return self.raw.get_vocab_size(with_added_tokens=True)
+        """Number of ids from 0 to the highest, control tokens counted."""
+        return max(self.raw.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """Ids of <extra_id_0>, <extra_id_1>, ...: what stands for cut-out spans in T5's training; empty where it has none."""
+        ids: list[int] = []
+        while (id := self.raw.token_to_id(sentinel(len(ids)))) is not None:
+            ids.append(id)
+        return tuple(ids)
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Control tokens that are set before a text and behind it."""
+        found = self.raw.encode("a")
+        inside = [place for place, text in enumerate(found.sequence_ids) if text is not None]
+        return (found.ids[: inside[0]], found.ids[inside[-1] + 1 :]) if inside else (found.ids, [])
 
     @property
     def chat_template(self) -> str | None:
@@ -53,33 +75,91 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of a text, nothing added before or after; `special` reads control tokens written in it as such."""
-        raw = self._reading_controls if special else self.raw
+        raw = self._reading_controls if special else self._reading_text
         return raw.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of many texts, the same as encode gives one by one, but faster."""
         if self._bulk is not None:
             return self._bulk.encode_batch(texts)
-        return [np.array(found.ids, dtype=np.uint32) for found in self.raw.encode_batch_fast(list(texts), add_special_tokens=False)]
+        found = self._reading_text.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, dtype=np.uint32) for one in found]
+
+    def encode_model_input(self, first: str, second: str | None = None, max_tokens: int | None = None) -> ModelText:
+        """One or two texts as the model wants them, with the control tokens that its tokenizer sets around them (a GPT's sets none).
+
+        Raises: ConfigError if max_tokens has no room for the control tokens.
+        """
+        found = ModelText.of(self._reading_text.encode(first, second))
+        return found if max_tokens is None else found.cut_to(max_tokens)
+
+    def encode_model_inputs(self, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
+        """Ids of many texts, the same as encode_model_input gives one by one, but faster.
+
+        Raises: ConfigError if max_tokens has no room for the control tokens.
+        """
+        before, after = map(len, self.frame)
+        if max_tokens is not None and max_tokens < before + after:
+            raise ConfigError(f"max_tokens came as {max_tokens}; expected at least {before + after}, the control tokens alone")
+        rows = [np.array(found.ids, dtype=np.int64) for found in self._reading_text.encode_batch_fast(list(texts))]
+        if max_tokens is None:
+            return rows
+        return [row if len(row) <= max_tokens else np.concatenate([row[: max_tokens - after], row[len(row) - after :]]) for row in rows]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; control tokens are left out."""
         return self.raw.decode(list(ids), skip_special_tokens=True)
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that one id stands for, which may be part of a character; control tokens have none."""
+        """The bytes that one id stands for, which may be part of a character; control tokens have none.
+
+        Where words are tokens without their spaces, each that begins a word brings one before it.
+        """
         token = self.raw.id_to_token(id)
         if token is None or id in self.special_ids:
             return b""
-        if not self.is_byte_level:
-            return token.replace("\u2581", " ").encode()
-        known = byte_of_character()
-        return bytes(known[character] for character in token) if all(character in known for character in token) else token.encode()
+        if self.is_byte_level:
+            known = byte_of_character()
+            return bytes(known[character] for character in token) if all(character in known for character in token) else token.encode()
+        if isinstance(self.raw.model, models.WordPiece):
+            inner = self.raw.model.continuing_subword_prefix
+            return (token.removeprefix(inner) if token.startswith(inner) else " " + token).encode()
+        byte = BYTE_PIECE.fullmatch(token) if self._has_byte_pieces else None
+        return bytes.fromhex(byte[1]) if byte else token.replace(SPACE, " ").encode()
 
     @cached_property
     def is_byte_level(self) -> bool:
         """True if tokens are sequences of bytes written as characters, as GPT-2 does."""
-        return '"ByteLevel"' in json.dumps(json.loads(self.raw.to_str()).get("decoder"))
+        return "ByteLevel" in self._decoding
+
+    @cached_property
+    def _has_byte_pieces(self) -> bool:
+        """True if characters beyond the vocabulary are written as pieces like <0xE4>."""
+        return "ByteFallback" in self._decoding
+
+    @cached_property
+    def _decoding(self) -> set[str]:
+        """The steps from tokens to text, by the library's names."""
+        whole = json.loads(self.raw.decoder.__getstate__()) if self.raw.decoder is not None else {}
+        return {step["type"] for step in whole.get("decoders", [whole]) if step}
+
+    @cached_property
+    def _reading_text(self) -> RawTokenizer:
+        """What reads texts. A Unigram model takes the name of a control or unused token in a text for that token.
+
+        Its twin has names for them that no text spells: spaces become another character before the model sees them.
+        """
+        if not isinstance(self.raw.model, models.Unigram):
+            return self.raw
+        whole = json.loads(self.raw.to_str())
+        for id, entry in enumerate(whole["model"]["vocab"]):
+            is_unused = entry[1] <= UNREACHABLE and not BYTE_PIECE.fullmatch(entry[0])
+            if id in self.special_ids or is_unused:
+                entry[0] = " " + entry[0]
+        whole["added_tokens"] = [token for token in whole["added_tokens"] if not token["special"]]
+        twin = RawTokenizer.from_str(json.dumps(whole))
+        twin.encode_special_tokens = True
+        return twin
 
     @cached_property
     def _reading_controls(self) -> RawTokenizer:
@@ -97,62 +177,38 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | self.settings
-        write_whole(folder / "tokenizer.json", self.raw.to_str(pretty=True).encode())
+        write_whole(folder / FILE, self.raw.to_str(pretty=True).encode())
         write_whole(folder / "tokenizer_config.json", json.dumps(settings, indent=2, ensure_ascii=False).encode())
 
     @classmethod
+    def find(cls, folder: Path) -> Tokenizer | None:
+        """The tokenizer of a folder: from tokenizer.json, else from vocab.txt, vocab.json with merges.txt, or a sentencepiece model.
+
+        Raises: CheckpointError if it is damaged, or its files alone do not say how it works.
+        """
+        file = vocabulary_file(folder)
+        return cls.load(file) if file is not None else None
+
+    @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Read a folder that holds tokenizer.json, or that file itself.
+        """Read a folder that holds a tokenizer (see find), or the file itself; settings beside it count.
 
         Raises: CheckpointError if it is not there or damaged.
         """
         path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            raise CheckpointError(f"{path} has no tokenizer; expected a tokenizer.json there")
+        file = vocabulary_file(path) if path.is_dir() else path
+        if file is None or not file.is_file():
+            raise CheckpointError(f"{path} has no tokenizer; expected a {FILE}, vocab.txt, vocab.json with merges.txt or *.model there")
+        settings = read_settings(file.parent)
+        if file.suffix != ".json" or file.name == "vocab.json":
+            return cls(*read_vocabulary_file(file, settings))
         try:
-            raw = RawTokenizer.from_file(str(file))
+            return cls(RawTokenizer.from_file(str(file)), settings)
         except Exception as error:  # the library raises plain Exception for whatever it cannot parse
             raise CheckpointError(f"{file} cannot be read as a tokenizer ({error}); fetch or save it again") from None
-        settings: dict[str, Any] = {}
-        beside = file.with_name("tokenizer_config.json")
-        try:
-            if beside.is_file():
-                settings = json.loads(beside.read_text(encoding="utf-8"))
-            template = file.with_name("chat_template.jinja")
-            if template.is_file():
-                settings["chat_template"] = template.read_text(encoding="utf-8")
-            if not isinstance(settings, dict):
-                raise ValueError(f"it holds a {type(settings).__name__}")
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{beside} cannot be read ({error}); fetch or save it again") from None
-        return cls(raw, settings)
 
     def _id_of(self, setting: str) -> int | None:
         token = self.settings.get(setting)
         if isinstance(token, Mapping):  # older folders write the token with its stripping rules
             token = token.get("content")
-        return None if token is None else self.raw.token_to_id(token)
-
-
-def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """Learn a byte-level BPE: any Unicode text goes in and comes out unchanged.
-
-    Raises: ConfigError if the vocabulary cannot hold the 256 bytes and the end of text.
-    Source: Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019 (bytes).
-    """
-    if vocabulary_size < 257:
-        raise ConfigError(f"vocabulary_size came as {vocabulary_size}; expected at least 257: one for each byte and the end of text")
-    raw = RawTokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    raw.train_from_iterator(texts, trainer)
-    return Tokenizer(raw, {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT})
+        return self.raw.token_to_id(token) if isinstance(token, str) else None

@@ -20,6 +20,7 @@ def prepare(
     *sources: str,
     out: Path,
     tokenizer: str | None = None,
+    tokenizer_kind: Literal["bpe", "wordpiece", "unigram"] = "bpe",
     vocabulary_size: int | None = None,
     validation: float | None = None,
     test: float | None = None,
@@ -46,8 +47,10 @@ def prepare(
         The folder to make; new, or one that the same command has begun.
     tokenizer
         An existing tokenizer: a catalog name, a folder, a tokenizer.json, a .gguf file or hf:owner/name. Without it one is trained.
+    tokenizer_kind
+        What to train on the training split: byte-level BPE (GPT), WordPiece (BERT; rare characters are lost) or Unigram (T5).
     vocabulary_size
-        Train a byte-level BPE tokenizer of so many tokens on the training split; by default 2048 to 32768, by the amount of text.
+        Train a tokenizer of so many tokens; by default 2048 to 32768, by the amount of text.
     validation
         Share held out for validation: 0.05 of the documents; with fewer than 20 documents, the last 0.1 of the bytes.
     test
@@ -76,9 +79,9 @@ def prepare(
     else:
         threshold = float(near_duplicates)
     plan = Plan(
-        sources=tuple(str(source) for source in sources), out=Path(out), tokenizer=tokenizer, vocabulary_size=vocabulary_size,
-        validation=validation, test=test, near_duplicates=threshold, keep_duplicates=keep_duplicates, filters=tuple(filters),
-        languages=tuple(languages), field=field, max_bad=max_bad, workers=workers, seed=seed,
+        sources=tuple(str(source) for source in sources), out=Path(out), tokenizer=tokenizer, tokenizer_kind=tokenizer_kind,
+        vocabulary_size=vocabulary_size, validation=validation, test=test, near_duplicates=threshold, keep_duplicates=keep_duplicates,
+        filters=tuple(filters), languages=tuple(languages), field=field, max_bad=max_bad, workers=workers, seed=seed,
     )  # fmt: skip
     try:
         done = run(plan)

@@ -6,7 +6,8 @@ import numpy as np
 from tokenizers import AddedToken
 
 from danlu.data.tokenizing import separator_id, token_dtype
-from danlu.inputs.tokenizer import Tokenizer, train_bpe
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_training import train_bpe, train_unigram, train_wordpiece
 
 
 def test_the_end_of_a_turn_does_not_separate_documents() -> None:
@@ -23,6 +24,12 @@ def test_another_end_of_text_separates_where_the_usual_one_is_missing() -> None:
     other = type(raw).from_str(raw.to_str().replace("<|endoftext|>", "</s>"))
     assert separator_id(Tokenizer(other, {"eos_token": "</s>"})) == other.token_to_id("</s>")
     assert separator_id(Tokenizer(other)) is None
+
+
+def test_berts_separator_and_t5s_end_of_text_separate() -> None:
+    bert, t5 = train_wordpiece(["some text"], 128), train_unigram(["some text"], 512)
+    assert separator_id(bert) == bert.sep_id == bert.raw.token_to_id("[SEP]")
+    assert separator_id(t5) == t5.end_of_text_id == t5.raw.token_to_id("</s>")
 
 
 def test_ids_take_two_bytes_where_they_fit() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from danlu.base.errors import CheckpointError, ConfigError
 from danlu.data.gguf_header import read_metadata
 from danlu.data.vocabulary import load_tokenizer
-from danlu.inputs.tokenizer import train_bpe
+from danlu.inputs.vocabulary_training import train_bpe, train_wordpiece
 
 FIELDS = {"name": "模型", "count": 7, "rate": 0.5, "yes": True, "words": ["a", "中", ""], "numbers": [1, -2, 3]}
 
@@ -71,6 +71,13 @@ def test_tokenizers_are_found_in_files_and_folders(tmp_path: Path) -> None:
         learned.save(tmp_path / folder)
     for name in ("model", "model/tokenizer.json", "run", "prepared"):
         assert load_tokenizer(str(tmp_path / name)).fingerprint == learned.fingerprint
+
+
+def test_older_files_are_found_too(tmp_path: Path) -> None:
+    learned = train_wordpiece(["some text to learn from"], 128)
+    vocabulary = learned.raw.get_vocab()
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in sorted(vocabulary, key=lambda token: vocabulary[token])))
+    assert load_tokenizer(str(tmp_path)).encode("some text") == learned.encode("some text")
 
 
 def test_a_folder_without_one_is_a_wrong_flag(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 from tokenizers import AddedToken
 
 from danlu.base.storage import whole_folder
-from danlu.inputs.tokenizer import Tokenizer, train_bpe
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_training import train_bpe
 from danlu.models.gpt import FAMILY, GPT, GPTConfig
 from danlu.models.loading import save_model
 from danlu.nn.attention import AttentionConfig

@@ -16,7 +16,8 @@ from danlu.base.fetching import path_of
 from danlu.base.gguf_file import read_gguf
 from danlu.inputs.chat import LONGEST, render
 from danlu.inputs.gguf_vocabulary import read_vocabulary
-from danlu.inputs.tokenizer import Tokenizer, train_bpe
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_training import train_bpe
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, models
+from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer
 
-from danlu.base.errors import CheckpointError, ConfigError
-from danlu.inputs.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
+from danlu.base.errors import CheckpointError
+from danlu.inputs.tokenizer import END_OF_TEXT, Tokenizer
+from danlu.inputs.vocabulary_training import train_bpe
 
 TEXTS = ["The furnace is hot, isn't it? ", "丹炉里炼出来的大模型。", "def f(x):\n\treturn x[12] + 345\r\n", "😀 e\u0301 \u200d\u3000"]
 
@@ -54,22 +56,6 @@ def test_control_tokens_are_read_only_on_request() -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text  # and asking once changes nothing for later texts
     assert TOKENIZER.special_ids == {start, end, TOKENIZER.end_of_text_id}
     assert (TOKENIZER.bos_id, TOKENIZER.token_bytes(start)) == (start, b"")
-
-
-def test_training_learns_what_it_sees_and_is_repeatable() -> None:
-    first, second = train_bpe(iter(TEXTS * 8), 300), train_bpe(TEXTS * 8, 300)
-    assert first.fingerprint == second.fingerprint != TOKENIZER.fingerprint
-    assert first.vocabulary_size == 300
-    assert len(train_bpe(["furnace "] * 50, 270).encode("furnace")) < len("furnace")
-    assert train_bpe(TEXTS, 257).vocabulary_size == 257
-    with pytest.raises(ConfigError, match="256; expected at least 257"):
-        train_bpe(TEXTS, 256)
-
-
-def test_training_on_nothing_gives_bytes() -> None:
-    bare = train_bpe([], 1000)
-    assert bare.vocabulary_size == 257
-    assert bare.decode(bare.encode("丹 a")) == "丹 a"
 
 
 def test_saved_it_is_the_same_here_and_in_transformers(tmp_path: Path) -> None:
@@ -125,3 +111,17 @@ def test_damaged_settings_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_ids_of_control_tokens_come_from_the_settings() -> None:
+    names = {"pad_token": "<|im_end|>", "unk_token": {"content": END_OF_TEXT, "lstrip": False}, "cls_token": "none such", "mask_token": 5}
+    own = Tokenizer(TOKENIZER.raw, names)
+    assert own.pad_id == TOKENIZER.raw.token_to_id("<|im_end|>")
+    assert own.unk_id == TOKENIZER.end_of_text_id
+    assert own.cls_id is own.mask_id is own.sep_id is own.bos_id is None
+
+
+def test_a_vocabulary_with_holes_counts_to_its_highest_id() -> None:
+    raw = RawTokenizer(models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
+    assert Tokenizer(raw).vocabulary_size == 8
+    assert Tokenizer(raw).token_bytes(5) == b""

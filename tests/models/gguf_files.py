@@ -9,7 +9,8 @@ import gguf
 import torch
 from transformers import PreTrainedModel
 
-from danlu.inputs.tokenizer import END_OF_TEXT, train_bpe
+from danlu.inputs.tokenizer import END_OF_TEXT
+from danlu.inputs.vocabulary_training import train_bpe
 
 from .shapes import make_foreign
 

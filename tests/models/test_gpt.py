@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from danlu.base.errors import ConfigError
 from danlu.base.storage import whole_folder
-from danlu.inputs.tokenizer import train_bpe
+from danlu.inputs.vocabulary_training import train_bpe
 from danlu.models.gpt import DEPTHS, FAMILY, GPT, size
 from danlu.models.loading import load_model, save_model
 

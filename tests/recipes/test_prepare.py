@@ -21,7 +21,8 @@ import danlu
 from danlu.base.errors import ConfigError, DataError
 from danlu.data.preparation import Preparation
 from danlu.data.prepared import open_prepared
-from danlu.inputs.tokenizer import Tokenizer, train_bpe
+from danlu.inputs.tokenizer import Tokenizer
+from danlu.inputs.vocabulary_training import TRAINERS, train_bpe
 from danlu.recipes.prepare import prepare
 
 WORDS = ["river", "stone", "light", "winter", "garden", "letter", "morning", "window", "silver", "forest", "bridge", "music", "paper"]
@@ -105,6 +106,27 @@ def test_a_tokenizer_is_trained_on_the_training_split_alone(tmp_path: Path) -> N
     learned = train_bpe(_texts(tmp_path / "out", "train"), vocabulary_size=500)
     assert learned.fingerprint == Tokenizer.load(tmp_path / "out" / "tokenizer").fingerprint
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["tokenizer"]["trained"]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_the_kind_of_the_tokenizer_is_chosen_and_part_of_the_plan(tmp_path: Path, kind: str) -> None:
+    texts = [_text(seed) + " naïve 🙂\n\n  x </s> [SEP]" for seed in range(100)]
+    path = _write_rows(tmp_path / "a.jsonl", texts)
+    _run(path, tmp_path / "out", vocabulary_size=700, tokenizer_kind=kind)
+    learned = Tokenizer.load(open_prepared(tmp_path / "out").tokenizer_folder)
+    separator = learned.sep_id if kind == "wordpiece" else learned.end_of_text_id
+    assert open_prepared(tmp_path / "out").separator_id == separator
+    documents = _documents(tmp_path / "out", "train")
+    for document in documents:
+        assert document[-1] == separator and not {separator, learned.cls_id} & set(document[:-1])
+    if kind != "wordpiece":
+        assert sorted(_all_texts(tmp_path / "out")) == sorted(texts)
+    told = [learned.decode(document) for document in documents]
+    assert learned.fingerprint == TRAINERS[kind]([text for text in texts if learned.decode(learned.encode(text)) in told], 700).fingerprint
+    assert _run(path, tmp_path / "out", vocabulary_size=700, tokenizer_kind=kind).already_prepared
+    other = "unigram" if kind == "bpe" else "bpe"
+    with pytest.raises(ConfigError, match=f"tokenizer_kind={kind}"):
+        _run(path, tmp_path / "out", vocabulary_size=700, tokenizer_kind=other)
 
 
 def test_every_document_is_accounted_for(tmp_path: Path, tokenizer: Path) -> None:
@@ -248,7 +270,10 @@ def test_a_second_run_does_nothing_and_another_input_is_refused(tmp_path: Path, 
         ({"workers": 0}, "--workers 0"),
         ({"filters": ("clever",)}, "unknown filter 'clever'"),
         ({"vocabulary_size": 100}, "--vocabulary-size 100; expected 257"),
+        ({"vocabulary_size": 300, "tokenizer_kind": "unigram"}, "--vocabulary-size 300; expected 512"),
         ({"vocabulary_size": 1000, "tokenizer": "x"}, "expected one of the two"),
+        ({"tokenizer_kind": "wordpiece", "tokenizer": "x"}, "expected one of the two"),
+        ({"tokenizer_kind": "words"}, "--tokenizer-kind words; expected one of bpe, wordpiece, unigram"),
     ],
 )
 def test_wrong_flags(tmp_path: Path, options: dict[str, Any], message: str) -> None:
