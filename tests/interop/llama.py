@@ -13,6 +13,7 @@ import llama_cpp as llama
 import numpy as np
 
 THREADS = 2
+FLOAT32 = 0  # ggml's number of the type
 
 
 def main() -> None:
@@ -48,11 +49,13 @@ def tokenize(vocabulary: Any, text: str, *, framed: bool) -> list[int]:
 
 
 def context_of(model: Any, *, vectors: bool = False) -> Any:
-    """A context with llama.cpp's defaults, short and on few threads."""
+    """A short context on few threads. By default llama.cpp rounds keys and values to half precision, which would hide small errors."""
     setup = llama.llama_context_default_params()
     setup.n_ctx = min(512, llama.llama_model_n_ctx_train(model))
     setup.n_batch = setup.n_ubatch = setup.n_ctx
     setup.n_threads = setup.n_threads_batch = THREADS
+    setup.type_k = setup.type_v = FLOAT32
+    setup.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     setup.embeddings = vectors
     context = llama.llama_init_from_model(model, setup)
     if not context:
