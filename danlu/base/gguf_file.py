@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
+from danlu.base.storage import write_whole
 from danlu.base.weights import Tensors
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # GGUF's number of a type -> struct's
-STRING, ARRAY = 8, 9
+UINT8, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 0, 4, 5, 6, 7, 8, 9
 VERSIONS = (2, 3)
+ALIGNMENT = 32  # bytes, where "general.alignment" does not say otherwise
 MOST_ITEMS = 2**24  # entries of one array or table: the largest vocabularies have 2^18
-
-
 LONGEST_NAME = 256  # characters; llama.cpp allows 64
 
 
@@ -116,7 +116,7 @@ def _read_header(cursor: Cursor) -> tuple[dict[str, Any], dict[str, Stored]]:
             raise Cut(f"tensor {name!r} is announced with {dimensions} dimensions")
         shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]  # the file counts from the fastest
         listed.append((name, shape, cursor.number("I"), cursor.number("Q")))
-    alignment = metadata.get("general.alignment", 32)
+    alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
         raise Cut(f"an alignment of {alignment} came")
     begin = -(-cursor.at // alignment) * alignment
@@ -158,3 +158,54 @@ def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Call
         return torch.from_numpy(values if values.flags.writeable else values.copy())  # float32 comes as a view of the file
 
     return read
+
+
+def write_gguf(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:
+    """Write a GGUF file of version 3, whole or not at all; each tensor is packed as the kind beside it, one in memory at a time.
+
+    Settings are bool, int (from 0), float, str, bytes or lists of int, float or str. They become what llama.cpp expects: bool, uint32,
+    float32, string, an array of uint8, and arrays of int32, float32 and string.
+    Raises: CheckpointError if a tensor's numbers are too large for its kind.
+    """
+    settings = b"".join(_text_bytes(key) + _value_bytes(value) for key, value in metadata.items())
+    entries, end = b"", 0
+    for name, (tensor, kind) in tensors.items():
+        quantization, shape = gguf.GGMLQuantizationType[kind], tuple(tensor.shape)
+        entries += _text_bytes(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)) + struct.pack("<IQ", quantization, end)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+        end = _aligned(end + prod(shape) // block * block_bytes)
+    header = b"GGUF" + struct.pack("<IQQ", VERSIONS[-1], len(tensors), len(metadata)) + settings + entries
+
+    def write(opened: BinaryIO) -> None:
+        opened.write(header.ljust(_aligned(len(header)), b"\0"))
+        for name, (tensor, kind) in tensors.items():
+            try:
+                with np.errstate(over="raise"):
+                    packed = gguf.quantize(tensor.detach().float().cpu().numpy(), gguf.GGMLQuantizationType[kind])
+            except FloatingPointError as error:
+                raise CheckpointError(f"the tensor {name} does not fit {kind} ({error}); write F32 instead") from None
+            opened.write(np.ascontiguousarray(packed).data)
+            opened.write(bytes(_aligned(packed.nbytes) - packed.nbytes))
+
+    write_whole(file, write)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _text_bytes(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value_bytes(value: Any) -> bytes:
+    """A setting's type and value."""
+    if isinstance(value, list | bytes):
+        inner = UINT8 if isinstance(value, bytes) else {str: STRING, int: INT32, float: FLOAT32}[type(value[0]) if value else str]
+        items = map(_text_bytes, value) if inner == STRING else [struct.pack(f"<{len(value)}{SCALARS[inner]}", *value)]
+        return struct.pack("<IIQ", ARRAY, inner, len(value)) + b"".join(items)
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _text_bytes(value)
+    kind = {bool: BOOL, int: UINT32, float: FLOAT32}[type(value)]
+    return struct.pack("<I" + SCALARS[kind], kind, value)
