@@ -100,7 +100,7 @@ def train(
     budget
         How long to train: 60s, 5m, 1h, counted from the command's start. Without steps or budget: one pass over the text.
     optimizer
-        adamw; muon for the matrices within blocks with adamw for the rest; auto: muon from scratch, adamw from weights that are there.
+        sgd (give it a --rate near 0.1), adam, adamw; muon: for blocks' matrices, adamw for the rest; auto: muon from scratch, else adamw.
     rate
         The highest rate (of adamw where muon has its own); by default it follows from the model's width.
     batch_rows
