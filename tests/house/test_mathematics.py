@@ -22,8 +22,11 @@ LONGEST = 500
 
 # What could go wrong in a quoted line, and often has: a sum of keys, ReLU behind both products, a sign, a root that was forgotten.
 SLIPS = {
-    "Embedding": [("inputs.tokens", "inputs.tokens.flip(1)")],
-    "Learned positions, and segments": [("+ self.position", "* self.position"), ("self.segment.weight[0] if", "0 if not")],
+    "Embedding: words, learned positions, segments": [
+        ("inputs.tokens", "inputs.tokens.flip(1)"),
+        ("+ self.position", "* self.position"),
+        ("self.segment.weight[0] if", "0 if not"),
+    ],
     "Sinusoidal positions": [("-(torch", "(torch"), ("angles.sin(), angles.cos()", "angles.cos(), angles.sin()")],
     "Rotary positions": [("-second", "second"), ("(-second, first)", "(-first, second)")],
     "Relative positions": [("(buckets - exact)", "buckets"), ("exact + steps", "steps")],
@@ -47,8 +50,14 @@ SLIPS = {
         ("given, state[0]", "given * 0, state[0]"),
         ("self.head(hidden)", "-self.head(hidden)"),
     ],
-    "GRU": [("new, h, keep", "h, new, keep"), ("reset * hidden_new", "hidden_new"), ("reset, keep", "keep, reset")],
-    "LSTM": [("enter, forget", "forget, enter"), ("new.tanh()", "new"), ("show.sigmoid() * c.tanh()", "show.sigmoid() * c")],
+    "Gates: GRU and LSTM": [
+        ("new, h, keep", "h, new, keep"),
+        ("reset * hidden_new", "hidden_new"),
+        ("reset, keep", "keep, reset"),
+        ("enter, forget", "forget, enter"),
+        ("new.tanh()", "new"),
+        ("show.sigmoid() * c.tanh()", "show.sigmoid() * c"),
+    ],
     "Logits and cross-entropy": [
         ("return F", "return -F"),
         ("targets, ignore_index=IGNORED", "targets.clamp(min=0)"),
