@@ -98,7 +98,7 @@ def train(
     epochs
         How many times to go through the data. Without steps, budget or epochs: once through a text, three times through examples.
     optimizer
-        adamw; muon for the matrices within blocks with adamw for the rest; auto: muon from scratch, adamw from weights that are there.
+        sgd (give it a --rate near 0.1), adam, adamw; muon: for blocks' matrices, adamw for the rest; auto: muon from scratch, else adamw.
     rate
         The highest rate (of adamw where muon has its own); by default it follows from the model's width.
     batch_rows
