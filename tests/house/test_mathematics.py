@@ -65,6 +65,28 @@ SLIPS = {
     ],
     "Perplexity and bits per byte": [("math.log(2)", "math.log(10)"), ("math.exp(", "2 ** (")],
     "Next token": [("batch[:, 1:]", "batch[:, :-1]")],
+    "Hidden words": [
+        ("fate < self.masked,", "fate > self.masked,"),
+        ("self.masked + self.random", "self.masked"),
+        ("& ~self.special", "| self.special"),
+    ],
+    "The next sentence": [
+        ("others, second", "second, others"),
+        (".tanh()", ""),
+        ("self.next_sentence(self", "-self.next_sentence(self"),
+    ],
+    "Spans that were cut out, and source to target": [
+        ("row[at + keep : at + keep + take]", "row[at : at + take]"),
+        ("at += keep + take", "at += take"),
+        ("target[:, :-1]", "target[:, 1:]"),
+    ],
+    "Classes, labels, spans": [
+        ("self.classes(self", "-self.classes(self"),
+        ("each(hidden)", "-each(hidden)"),
+        ("~visible[..., None], -torch.inf", "visible[..., None], 0"),
+        (" / 2", ""),
+    ],
+    "Numbers": [("mse_loss", "l1_loss"), ('reduction="sum"', 'reduction="mean"')],
     "SGD, with momentum": [
         ("momentum=config.momentum", "momentum=0.0"),
         ("fused", "nesterov=True, fused"),
