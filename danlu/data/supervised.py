@@ -13,6 +13,7 @@ from danlu.base.errors import DataError
 from danlu.data.examples import ClassifyExample, Example, LabelExample, RegressExample, SpanExample, TranslateExample
 from danlu.inputs.model_text import ModelText
 from danlu.inputs.tokenizer import Tokenizer
+from danlu.nn.loss import IGNORED
 
 Array = NDArray[Any]
 
@@ -42,7 +43,8 @@ def encode_examples(
         text, target, was_cut = _encode(example, tokenizer, known, max_tokens)
         if was_cut and not truncate:
             raise DataError(
-                f"example {number + 1:,} is {len(text.ids) + was_cut} tokens long and the model reads {max_tokens}; shorten it, or cut all with --truncate"
+                f"example {number + 1:,} is {len(text.ids) + was_cut} tokens long and the model reads {max_tokens}; "
+                "shorten it, or cut all that are too long with --truncate"
             )
         cut += bool(was_cut)
         rows.append(Row(ids=text.ids, segments=text.segments, target=target))
@@ -52,12 +54,11 @@ def encode_examples(
 def _encode(example: Example, tokenizer: Tokenizer, known: dict[str, int], max_tokens: int) -> tuple[ModelText, Array, int]:
     """What is read, the answer, and how many tokens were cut."""
     if isinstance(example, LabelExample):
-        text = tokenizer.encode_words(example.tokens)
+        whole, _ = tokenizer.encode_words(example.tokens)
+        text, of_word = tokenizer.encode_words(example.tokens, max_tokens)
         tags = np.array([_number(tag, known) for tag in example.tags])
-        first = text.sequence != np.concatenate([[-1], text.sequence[:-1]])  # a word's first token answers for the word
-        target = np.where(first & ~text.is_special, tags[np.maximum(text.sequence, 0)], IGNORED)
-        kept = text.cut_to(max_tokens)
-        return kept, target[_places(text, kept)], kept.num_cut
+        first = (of_word != np.concatenate([[-1], of_word[:-1]])) & (of_word >= 0)  # a word's first token answers for the word
+        return text, np.where(first, tags[np.maximum(of_word, 0)], IGNORED), len(whole.ids) - len(text.ids)
     if isinstance(example, SpanExample):
         text = tokenizer.encode_model_input(example.question, example.context, max_tokens)
         return text, _span(example, text), text.num_cut

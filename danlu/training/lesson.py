@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from numpy.typing import NDArray
 
 from danlu.base.errors import ConfigError, DataError
 from danlu.data import preparation
 from danlu.data.batches import Batches
+from danlu.data.examples import Example, Examples, Kind, read_examples, split_examples
 from danlu.data.masking import Masking
 from danlu.data.prepared import Prepared, open_prepared
-from danlu.data.supervised import Kind, Row, Rows
+from danlu.data.supervised import Rows, encode_examples
 from danlu.inputs.tokenizer import Tokenizer
-from danlu.models.base import Head
+from danlu.inputs.vocabulary_training import TRAINERS
+from danlu.models.base import Head, HeadKind
 from danlu.models.loading import Loaded
 from danlu.models.starting import family_of_size, loaded_with_head, new_model
 from danlu.training.config import TrainingConfig
 from danlu.training.objective import FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
-# What `--task` names beside "text": the kind of examples, and the head that answers them.
-TASKS: dict[str, Kind] = {"classify": "classify", "regress": "regress", "label": "label", "span": "span", "translate": "translate"}
+TASKS: dict[str, Kind] = {name: name for name in get_args(Kind)}  # what `--task` names beside "text"
+ROWS = 32  # examples a step
+VALIDATION = 0.1  # share of the examples
+VOCABULARY = 8192  # tokens learnt from examples, where the model begins from scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +101,11 @@ def _open_text(wish: Wish, folder: Path, kind: str | None) -> Prepared:
     path = Path(wish.data)
     if (path / "manifest.json").is_file() or (path / ".work").is_dir():
         return open_prepared(path)
-    preparation.run(preparation.Plan(sources=(wish.data,), out=folder, seed=wish.seed))
+    if kind is None:
+        plan = preparation.Plan(sources=(wish.data,), out=folder, seed=wish.seed, tokenizer=wish.start)
+    else:
+        plan = preparation.Plan(sources=(wish.data,), out=folder, seed=wish.seed, tokenizer_kind=kind)
+    preparation.run(plan)
     return open_prepared(folder)
 
 
@@ -112,7 +122,60 @@ def _settings(loaded: Loaded, wish: Wish, scratch: bool, rows: int | None) -> Tr
 
 
 def _teach_examples(wish: Wish, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:
-    raise ConfigError(f"--task {wish.task} comes next")
+    examples = read_examples(wish.data, kind)
+    for row in examples.set_aside[:3]:
+        print(f"danlu: set aside {row}", file=sys.stderr)
+    if kind == "classify" and len(examples.labels) < 2:
+        raise DataError(f"{wish.data} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
+    head = head_for(kind, examples.labels)
+    family = family_of_size(wish.start)
+    if family is not None:
+        tokenizer = TRAINERS[family.tokenizer](_texts(examples.records), VOCABULARY)
+        loaded = new_model(wish.start, tokenizer, wish.context_length, head)
+    else:
+        loaded = loaded_with_head(wish.start, head)
+        if loaded.tokenizer is None:
+            raise ConfigError(f"{wish.start} has no tokenizer, so it cannot read examples; expected tokenizer.json beside its weights")
+        tokenizer = loaded.tokenizer
+    if kind == "translate" and not hasattr(loaded.config, "start_id"):
+        raise ConfigError(f"{wish.start} is no encoder-decoder; --task translate begins from one, such as seq2seq/tiny")
+    config = _settings(loaded, wish, family is not None, ROWS)
+    parts = split_examples(examples, VALIDATION, wish.seed)
+    encoded = [encode_examples(part.records, tokenizer, examples.labels, config.context_length, wish.truncate) for part in parts]
+    if cut := sum(count for _, count in encoded):
+        print(f"danlu: {cut:,} of {len(examples.records):,} examples were cut to {config.context_length} tokens", file=sys.stderr)
+    start_id = getattr(loaded.config, "start_id", 0)
+
+    def objective_of(number: int, shuffled: bool) -> Objective:
+        rows = Rows(encoded[number][0], config.batch_rows, wish.seed, pad_id=tokenizer.pad_id or 0, start_id=start_id, shuffled=shuffled)
+        return FromExamples(rows=rows, kind=kind, packed=loaded.family.packs)
+
+    checked = objective_of(1, shuffled=False) if encoded[1][0] else None
+    return loaded, Lesson(objective=objective_of(0, shuffled=True), held_out=checked, fingerprint=_fingerprint(examples)), config
+
+
+def head_for(kind: Kind, names: Sequence[str]) -> Head | None:
+    """The head that answers examples of a kind; None where the model's words do."""
+    if kind == "translate":
+        return None
+    if kind == "regress":
+        return Head(kind="classes", names=("value",), regression=True)
+    heads: dict[Kind, HeadKind] = {"classify": "classes", "label": "labels", "span": "spans"}
+    return Head(kind=heads[kind], names=() if kind == "span" else tuple(names))
+
+
+def _texts(examples: Sequence[Example]) -> Iterator[str]:
+    """All that stands in examples, for a tokenizer to learn from."""
+    for example in examples:
+        for value in (getattr(example, name) for name in example.__dataclass_fields__ if name not in ("label", "tags", "answers")):
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, tuple):
+                yield " ".join(value)
+
+
+def _fingerprint(examples: Examples) -> str:
+    return hashlib.sha256(repr(examples.records).encode()).hexdigest()
 
 
 def _from_windows(
@@ -147,29 +210,3 @@ def _from_windows(
             seed=seed,
         )
     return NextToken(batches=Batches(shards, context_length, rows, seed))
-
-
-def from_rows(
-    loaded: Loaded, kind: Kind, train: Sequence[Row], held_out: Sequence[Row], rows_a_step: int, seed: int, fingerprint: str
-) -> Lesson:
-    """What examples answer, already as token ids."""
-    pad, start = getattr(loaded.config, "pad_id", 0), getattr(loaded.config, "start_id", 0)
-
-    def objective_of(rows: Sequence[Row], shuffled: bool) -> Objective:
-        return FromExamples(
-            rows=Rows(rows, rows_a_step, seed, pad_id=pad, start_id=start, shuffled=shuffled), kind=kind, packed=loaded.family.packs
-        )  # fmt: skip
-
-    return Lesson(
-        objective=objective_of(train, shuffled=True), held_out=objective_of(held_out, shuffled=False) if held_out else None, fingerprint=fingerprint
-    )  # fmt: skip
-
-
-def head_for(kind: Kind, names: Sequence[str]) -> Head | None:
-    """The head that answers examples of a kind; None where the model's words do."""
-    if kind == "translate":
-        return None
-    if kind == "regress":
-        return Head(kind="classes", names=("value",), regression=True)
-    heads = {"classify": "classes", "label": "labels", "span": "spans"}
-    return Head(kind=heads[kind], names=tuple(names) if kind != "span" else ())  # type: ignore[arg-type]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.data.batches import Batches
+from danlu.data.examples import Kind
 from danlu.data.masking import Masking, corrupt_spans, pair_sentences
-from danlu.data.supervised import Kind, Rows
+from danlu.data.supervised import Rows
 from danlu.models.base import Inputs
 from danlu.nn.attention import Packing
 from danlu.nn.loss import IGNORED, span_loss, squared_error, token_loss
