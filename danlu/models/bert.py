@@ -174,9 +174,9 @@ def with_head(config: BertConfig, head: Head) -> BertConfig:
 
 
 def recipe(config: BertConfig, from_scratch: bool) -> Recipe:
-    """Masking leaves few targets in a step, so steps hold more tokens than a decoder's; existing weights move gently."""
+    """Masking leaves few targets in a step, so steps hold twice a decoder's tokens; existing weights move gently."""
     rate = 1.5e-3 * (256 / config.width) ** 0.75
-    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**18, 2**12 * max(1, config.width // 384) ** 2))
+    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**18, 2**11 * max(1, config.width // 256) ** 2))
 
 
 def _attention(heads: int, width: int) -> AttentionConfig:

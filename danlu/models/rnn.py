@@ -121,7 +121,7 @@ def with_head(config: RNNConfig, head: Head) -> RNNConfig:
 def recipe(config: RNNConfig, from_scratch: bool) -> Recipe:
     """Positions are computed one after the other, so a step holds many short rows."""
     rate = 4e-3 * (256 / config.width) ** 0.5 * (0.25 if config.cell == "tanh" else 1.0)
-    return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=2**12)
+    return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=2**11)
 
 
 def read_config(raw: Mapping[str, Any]) -> RNNConfig:

@@ -224,7 +224,7 @@ def _pad(rows: list[np.ndarray[Any, Any]], filler: int) -> tuple[Tensor, Tensor]
 
 
 @torch.inference_mode()
-def held_out(objective: Objective, module: nn.Module, computing: Callable[[], Any], most_steps: int = 64) -> tuple[float, float]:
+def held_out(objective: Objective, module: nn.Module, computing: Callable[[], Any], most_steps: int = 16) -> tuple[float, float]:
     """Mean loss, and share of answers that were exactly right, over what was held out (or its first `most_steps` batches)."""
     was_training, device = module.training, next(module.parameters()).device
     module.eval()
