@@ -66,7 +66,8 @@ class Peer:
     """sentence-transformers in a process of its own."""
 
     def __init__(self, python: str, folder: Path) -> None:
-        self.kept = Path(tempfile.mkdtemp()) / "vectors.npy"
+        self.folder = tempfile.TemporaryDirectory()
+        self.kept = Path(self.folder.name) / "vectors.npy"
         command = [python, __file__, str(folder), str(self.kept)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
@@ -94,8 +95,9 @@ def compute(folder: str, kept: str) -> None:
         texts, batch_size = json.loads(line)
         began = time.perf_counter()
         vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=False)
-        print(time.perf_counter() - began, flush=True)
+        seconds = time.perf_counter() - began
         np.save(kept, vectors)
+        print(seconds, flush=True)
 
 
 if __name__ == "__main__":
