@@ -78,15 +78,19 @@ class Model:
         """Whether it can go on from a text; an encoder only reads."""
         return self.family.memory != "none"
 
-    @property
-    def engine(self) -> Engine:
-        """What answers requests. Raises: RequestError if the model is an encoder."""
+    def check_generates(self) -> None:
+        """Raises: RequestError if the model is an encoder."""
         if not self.generates:
             raise RequestError(
                 f"{self.name} is an encoder: it reads texts and does not generate; use embed, hidden or logits (over HTTP: /v1/embeddings)",
                 param="model",
                 code="not_supported",
             )
+
+    @property
+    def engine(self) -> Engine:
+        """What answers requests. Raises: RequestError if the model is an encoder."""
+        self.check_generates()
         with self._making:
             if self._engine is None:
                 if self.closed:
@@ -113,10 +117,12 @@ class Model:
 
     def chat(self, messages: Sequence[Message], **sampling: Any) -> Generation:
         """Answer a conversation of {"role", "content"} with the model's own template; max_tokens is unbounded unless given."""
+        self.check_generates()
         return self._gather(chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
     def chat_stream(self, messages: Sequence[Message], **sampling: Any) -> Stream:
         """Answer a conversation piece by piece."""
+        self.check_generates()
         return Stream(self, chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
     def encode(self, prompt: Prompt) -> list[int]:

@@ -40,7 +40,10 @@ def _sees_ahead(module: nn.Module) -> bool:
 
 def _tokens(module: nn.Module, ids: Any, name: str) -> Tensor:
     config: Any = module.config
-    tokens = torch.as_tensor(ids, dtype=torch.long)
+    try:
+        tokens = torch.as_tensor(ids, dtype=torch.long)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise RequestError(f"{name} came as no numbers in rows of one length; expected (B, T) or (T,)", param=name) from None
     tokens = tokens[None] if tokens.ndim == 1 else tokens
     if tokens.ndim != 2 or not tokens.numel():
         raise RequestError(f"{name} came with the shape {tuple(tokens.shape)}; expected (B, T) or (T,)", param=name)
@@ -56,7 +59,7 @@ def _tokens(module: nn.Module, ids: Any, name: str) -> Tensor:
 
 
 def _padding(visible: Any, tokens: Tensor) -> Tensor:
-    mask = torch.as_tensor(visible, dtype=torch.bool)
+    mask = torch.as_tensor(visible).bool()
     mask = mask[None] if mask.ndim == 1 else mask
     if mask.shape != tokens.shape:
         raise RequestError(f"visible came with the shape {tuple(mask.shape)}; expected that of ids, {tuple(tokens.shape)}", param="visible")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.nn.attention import Attention
-from danlu.nn.feedforward import ACTIVATIONS, FeedForward
+from danlu.nn.feedforward import FeedForward
 
 # What oneDNN calls activations, each with its algorithm.
 POST_OPERATIONS = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
@@ -44,10 +44,9 @@ def fused(module: Module) -> Module:
         return module
     twin = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
     for part in list(twin.modules()):
-        bent = None  # the product that an activation follows
+        bent, activation = None, None  # the product that an activation follows
         if isinstance(part, FeedForward):
-            bent = part.up if part.gate is None else part.gate
-            activation = next(name for name, known in ACTIVATIONS.items() if known is part.activation)
+            bent, activation = part.up if part.gate is None else part.gate, part.config.activation
             part.activation = nn.Identity()
         if isinstance(part, Attention | FeedForward):
             for name, child in list(part.named_children()):

@@ -147,6 +147,7 @@ async def _chat(service: Service, http: Request, engine: str | None) -> Response
     body: Any = schema.read(schema.ChatRequest, content)
     name = engine or body.model
     model, sampling, messages = service.find(name), schema.sampling_of(body), schema.messages_of(body)
+    model.check_generates()
     include_usage = schema.wants_usage(body)
     ids = await asyncio.to_thread(chat_ids, model.tokenizer, messages)
     asked = Asked(
