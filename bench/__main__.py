@@ -1,6 +1,6 @@
 """Every figure of the README, measured here and now, one JSON object a line; a few minutes. Run nothing else meanwhile.
 
-python -m bench [prepare|train|serve|start ...]
+python -m bench [prepare|train|serve|embed|start ...]
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("prepare", "train", "serve", "start")
+SCRIPTS = ("prepare", "train", "serve", "embed", "start")
 
 
 def main() -> int:

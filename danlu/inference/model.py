@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.conversation import chat_ids, end_ids
+from danlu.inference.embedding import Embedder, Pooling, Text, read_pooling
 from danlu.inference.engine import Decoder, Engine, Piece
 from danlu.inference.sampling import Sampling, parameters, told
 from danlu.inference.scheduler import Limits, Request
 from danlu.inference.text import Token
-from danlu.models.base import Inputs
+from danlu.inference.token_inputs import read_ids, reads_source
 from danlu.models.loading import Loaded, load_model
+from danlu.nn.fused import fused
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, str]
@@ -58,13 +61,51 @@ class Generation:
 
 
 class Model:
-    """A decoder ready to answer; safe to ask from several threads at once."""
+    """A model ready to be asked; safe to ask from several threads at once.
+
+    What goes on from a text (generate, stream, chat) asks the engine, which is made when first needed. Encoders have none.
+    """
 
     def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
-        self.name, self.tokenizer, self.config = loaded.name, loaded.tokenizer, loaded.config
-        self.module = cast(Decoder, loaded.module.eval())
-        self.engine = Engine(self.module, self.tokenizer, end_ids=tuple(end_ids(self.tokenizer)), limits=limits)
-        self.close = weakref.finalize(self, self.engine.close)
+        self.name, self.tokenizer, self.config, self.family = loaded.name, loaded.tokenizer, loaded.config, loaded.family
+        self.path, self.limits, self.closed = loaded.path, limits, False
+        self.module: Any = loaded.module.eval()
+        self._engine: Engine | None = None
+        self._making = threading.Lock()
+
+    @property
+    def generates(self) -> bool:
+        """Whether it can go on from a text; an encoder only reads."""
+        return self.family.memory != "none"
+
+    def check_generates(self) -> None:
+        """Raises: RequestError if the model is an encoder."""
+        if not self.generates:
+            raise RequestError(
+                f"{self.name} is an encoder: it reads texts and does not generate; use embed, hidden or logits (over HTTP: /v1/embeddings)",
+                param="model",
+                code="not_supported",
+            )
+
+    @property
+    def engine(self) -> Engine:
+        """What answers requests. Raises: RequestError if the model is an encoder."""
+        self.check_generates()
+        with self._making:
+            if self._engine is None:
+                if self.closed:
+                    raise RequestError(f"{self.name} was closed; load it again", code="engine_stopped")
+                ends = tuple(end_ids(self.tokenizer))
+                self._engine = Engine(cast(Decoder, self.module), self.tokenizer, end_ids=ends, limits=self.limits)
+                weakref.finalize(self, self._engine.close)
+            return self._engine
+
+    def close(self) -> None:
+        """Stop answering; what is unfinished gets an error."""
+        with self._making:
+            self.closed = True
+        if self._engine is not None:
+            self._engine.close()
 
     def generate(self, prompt: Prompt, **sampling: Any) -> Generation:
         """Answer a prompt (text or token ids); the keywords are the fields of Sampling."""
@@ -76,10 +117,12 @@ class Model:
 
     def chat(self, messages: Sequence[Message], **sampling: Any) -> Generation:
         """Answer a conversation of {"role", "content"} with the model's own template; max_tokens is unbounded unless given."""
+        self.check_generates()
         return self._gather(chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
     def chat_stream(self, messages: Sequence[Message], **sampling: Any) -> Stream:
         """Answer a conversation piece by piece."""
+        self.check_generates()
         return Stream(self, chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
     def submit(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None]) -> Request:
@@ -109,22 +152,42 @@ class Model:
         bos = None if self.tokenizer is None else self.tokenizer.bos_id
         return self.tokenizer is not None and bos is not None and self.tokenizer.raw.encode("x").ids[:1] == [bos]
 
+    def embed(self, texts: str | Sequence[Text], truncate: bool = False) -> Tensor:
+        """One vector a text (or list of token ids), as sentence-transformers' files in the folder say; without them the mean of the
+        last hidden states, of unit length, for decoders too. `truncate` cuts texts that are too long.
+
+        Shapes: (texts, D), float32.     Raises: RequestError naming both lengths of a text that is too long.
+        """
+        return self.embedder.embed([texts] if isinstance(texts, str) else texts, truncate)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What makes vectors. Raises: RequestError if the model's kind has none; CheckpointError if its folder's files are damaged."""
+        if reads_source(self.module) or self.family.memory == "state":
+            raise RequestError(f"{self.name} is of the family {self.family.name}, which embed does not know", code="not_supported")
+        pooling = read_pooling(self.path) if self.path.is_dir() else Pooling()
+        module = self.module if self.generates else fused(self.module)
+        return Embedder(self.name, module, self.config, self.tokenizer, pooling)
+
     @torch.inference_mode()
-    def logits(self, ids: Any) -> Tensor:
-        """The model's logits for token ids (B, T) or (T,). Shapes: (B, T, V), float32."""
-        tokens = torch.as_tensor(ids, dtype=torch.long)
-        tokens = tokens[None] if tokens.ndim == 1 else tokens
-        if tokens.ndim != 2 or tokens.shape[1] < 1:
-            raise RequestError(f"ids came with the shape {tuple(tokens.shape)}; expected (B, T) or (T,)", param="ids")
-        if int(tokens.min()) < 0 or int(tokens.max()) >= self.config.vocabulary_size:
-            raise RequestError(f"ids hold a token that the model lacks; expected 0 to {self.config.vocabulary_size - 1}", param="ids")
-        if tokens.shape[1] > self.config.context_length:
-            raise RequestError(
-                f"ids are {tokens.shape[1]} tokens long; this model's context holds {self.config.context_length}",
-                param="ids",
-                code="context_length_exceeded",
-            )
-        return self.module.logits(self.module(Inputs(tokens=tokens), cache=None)).float()
+    def logits(self, ids: Any, target_ids: Any = None, *, visible: Any = None) -> Tensor:
+        """What the model's head says of token ids (B, T) or (T,), in float32; an encoder-decoder reads `ids` and goes on from `target_ids`.
+
+        Where texts are of different lengths, `visible` (B, T) is True for tokens and False for the padding behind them.
+        Shapes: words (B, T, V), classes (B, C), token labels (B, T, C), spans (B, T, 2).
+        Raises: RequestError if ids do not fit the model, or it has no head.
+        """
+        inputs, padding = read_ids(self.module, ids, target_ids, visible)
+        hidden = self.module(inputs, None)
+        head = getattr(self.config, "head", None)
+        one_a_text = head is not None and head.kind == "classes"
+        return (self.module.logits(hidden, padding) if one_a_text else self.module.logits(hidden)).float()
+
+    @torch.inference_mode()
+    def hidden(self, ids: Any, target_ids: Any = None, *, visible: Any = None) -> Tensor:
+        """The last hidden states, with the arguments of `logits`. Shapes: (B, T, D), float32."""
+        inputs, _ = read_ids(self.module, ids, target_ids, visible)
+        return self.module(inputs, None).float()
 
     def __enter__(self) -> Model:
         return self

@@ -110,7 +110,7 @@ class Bert(nn.Module):
             return self.classes(self.pooled(hidden, visible))
         each = self.labels or self.spans
         if each is None:
-            raise RequestError("this encoder has no head for words, classes, labels or spans; use embed, or train one for a task")
+            raise RequestError("this encoder has no head for words, classes, labels or spans; use embed or hidden, or train one for a task")
         return each(hidden)
 
     def pooled(self, hidden: Tensor, visible: Visible = None) -> Tensor:

@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: FeedForwardConfig, width: int) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
+        self.config, self.activation = config, ACTIVATIONS[config.activation]
         self.gate = nn.Linear(width, config.hidden_width, bias=config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden_width, bias=config.bias)
         self.down = nn.Linear(config.hidden_width, width, bias=config.bias)

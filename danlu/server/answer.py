@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
@@ -23,6 +23,8 @@ from danlu.server.errors import body_of
 from danlu.server.replies import CompletionShape, Words, usage
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +110,11 @@ class Answer:
 async def whole(http: HttpRequest, asked: Asked) -> Response:
     """The complete reply, unless the client leaves before."""
     answer = Answer(asked)
-    gathering = asyncio.ensure_future(_gather(answer))
-    leaving = asyncio.ensure_future(left(http.receive))
     try:
-        await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not gathering.done():
-            raise RequestError("the client left before its answer was complete")
-        return JSONResponse(asked.shape.whole(gathering.result(), answer.cost()), headers=asked.headers)
+        choices = await unless_left(http, _gather(answer))
+        return JSONResponse(asked.shape.whole(choices, answer.cost()), headers=asked.headers)
     finally:
         answer.cancel()
-        gathering.cancel()
-        leaving.cancel()
 
 
 async def _gather(answer: Answer) -> list[dict[str, Any]]:
@@ -134,6 +130,20 @@ async def _gather(answer: Answer) -> list[dict[str, Any]]:
         shape.choice(index, "".join(parts), reasons[index], answer.logprobs(index, tokens[index]), answer.token_ids(tokens[index]))
         for index, parts in enumerate(texts)
     ]
+
+
+async def unless_left(http: HttpRequest, work: Coroutine[Any, Any, Result]) -> Result:
+    """What some work gives. Raises: RequestError if the client leaves before it is done; the work is cancelled then."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(left(http.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestError("the client left before its answer was complete")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def left(receive: Receive) -> None:

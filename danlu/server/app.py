@@ -18,6 +18,7 @@ from danlu.inference.sampling import told
 from danlu.server import errors, schema
 from danlu.server.answer import Answer, Asked, EventStream, whole
 from danlu.server.body import read_json
+from danlu.server.embeddings import Embeddings
 from danlu.server.guard import Guard
 from danlu.server.replies import ChatShape, CompletionShape
 
@@ -29,6 +30,9 @@ class Service:
 
     def __init__(self, models: Mapping[str, Model], aliases: Mapping[str, str]) -> None:
         self.models, self.aliases = dict(models), dict(aliases)
+        # Now, so that an encoder whose folder asks for what embed does not know is refused before anybody asks.
+        self.context_lengths = {name: _context_length(model) for name, model in self.models.items()}
+        self.embeddings = {model: Embeddings(model) for model in self.models.values()}
         self.created = int(time.time())
         self.stopping = False
 
@@ -45,23 +49,28 @@ class Service:
 
     def card(self, name: str) -> dict[str, Any]:
         """What /v1/models says about one name."""
-        context = self.find(name).engine.context_length
+        self.find(name)
+        context = self.context_lengths[self.aliases.get(name, name)]
         card = {"id": name, "object": "model", "created": self.created, "owned_by": "danlu", "context_length": context}
         return {**card, "root": self.aliases[name]} if name in self.aliases else card
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """The truth about the engines, with the status that tells it."""
-        statuses = {name: model.engine.status() for name, model in self.models.items()}
-        well = not self.stopping and all(status.alive and status.seconds_in_step < STUCK_SECONDS for status in statuses.values())
-        models = {
-            name: {
-                "status": "ok" if status.alive and status.seconds_in_step < STUCK_SECONDS else "failed",
-                "running": status.running,
-                "waiting": status.waiting,
-            }
-            for name, status in statuses.items()
-        }
+        """The truth about the models, with the status that tells it."""
+        models = {name: self._state(model) for name, model in self.models.items()}
+        well = not self.stopping and all(state["status"] == "ok" for state in models.values())
         return (200 if well else 503), {"status": "ok" if well else "stopping" if self.stopping else "failed", "models": models}
+
+    def _state(self, model: Model) -> dict[str, Any]:
+        if not model.generates:
+            return {"status": "failed" if model.closed else "ok", "running": self.embeddings[model].open, "waiting": 0}
+        status = model.engine.status()
+        well = status.alive and status.seconds_in_step < STUCK_SECONDS
+        return {"status": "ok" if well else "failed", "running": status.running, "waiting": status.waiting}
+
+
+def _context_length(model: Model) -> int:
+    """The most tokens of one request's text."""
+    return model.engine.context_length if model.generates else model.embedder.longest
 
 
 def make_app(service: Service) -> FastAPI:
@@ -91,6 +100,14 @@ def make_app(service: Service) -> FastAPI:
     @app.post("/v1/chat/completions", openapi_extra=_described(schema.ChatRequest))
     async def chat_completions(http: Request) -> Response:
         return await _chat(service, http, None)
+
+    @app.post("/v1/embeddings", openapi_extra=_described(schema.EmbeddingRequest))
+    async def embeddings(http: Request) -> Response:
+        return await _embed(service, http, None)
+
+    @app.post("/v1/engines/{engine:path}/embeddings", openapi_extra=_described(schema.EmbeddingRequest))
+    async def engine_embeddings(engine: str, http: Request) -> Response:
+        return await _embed(service, http, engine)
 
     @app.post("/v1/engines/{engine:path}/chat/completions", openapi_extra=_described(schema.ChatRequest))
     async def engine_chat_completions(engine: str, http: Request) -> Response:
@@ -130,6 +147,7 @@ async def _chat(service: Service, http: Request, engine: str | None) -> Response
     body: Any = schema.read(schema.ChatRequest, content)
     name = engine or body.model
     model, sampling, messages = service.find(name), schema.sampling_of(body), schema.messages_of(body)
+    model.check_generates()
     include_usage = schema.wants_usage(body)
     ids = await asyncio.to_thread(chat_ids, model.tokenizer, messages)
     asked = Asked(
@@ -142,6 +160,15 @@ async def _chat(service: Service, http: Request, engine: str | None) -> Response
         warnings=schema.warnings_of(body),
     )
     return EventStream(Answer(asked)) if body.stream else await whole(http, asked)
+
+
+async def _embed(service: Service, http: Request, engine: str | None) -> Response:
+    content = await read_json(http)
+    body: Any = schema.read(schema.EmbeddingRequest, content)
+    body.model = engine or body.model
+    model, texts = service.find(body.model), schema.inputs_of(body)
+    warnings = schema.warnings_of(body)
+    return await service.embeddings[model].answer(http, body, texts, {"warnings": warnings} if warnings else {})
 
 
 def _echo(model: Model, prompt: str | list[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -13,6 +13,7 @@ from danlu.inference.sampling import MOST_ALTERNATIVES, Sampling, parameters, to
 
 MOST_PROMPTS = 64
 MOST_MESSAGES = 2048
+MOST_INPUTS = 2048
 COMPLETION_TOKENS = 16  # what the OpenAI API writes when max_tokens is not given; chat goes on until the context ends
 
 # Known fields that are not supported yet, each with the values that ask for nothing. Any other value gets a 400 that names it.
@@ -85,6 +86,17 @@ ChatRequest = create_model(
     top_logprobs=(int | None, None),
     **_SHARED,
 )
+
+
+class EmbeddingRequest(Strict):
+    """Fields of /v1/embeddings."""
+
+    input: str | list[str] | list[int] | list[list[int]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    truncate_prompt_tokens: Literal[-1] | None = None  # as vLLM has it: cut to what the model reads
+    user: str | None = None
 
 
 def read(kind: type[BaseModel], content: Mapping[str, Any]) -> Any:
@@ -163,6 +175,14 @@ def prompts_of(body: Any) -> list[str | list[int]]:
     if len(prompt) > MOST_PROMPTS:
         raise RequestError(f"prompt came with {len(prompt)} prompts; expected at most {MOST_PROMPTS}", param="prompt")
     return list(prompt)
+
+
+def inputs_of(body: Any) -> list[str | list[int]]:
+    """What is to become vectors: one or several, each text or token ids. Raises: RequestError if there are none or too many."""
+    given = [body.input] if isinstance(body.input, str) or (body.input and isinstance(body.input[0], int)) else body.input
+    if not 1 <= len(given) <= MOST_INPUTS:
+        raise RequestError(f"input came with {len(given)} entries; expected 1 to {MOST_INPUTS}", param="input")
+    return list(given)
 
 
 def messages_of(body: Any) -> list[dict[str, str]]:

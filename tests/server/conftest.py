@@ -15,6 +15,7 @@ from danlu.inference.model import Model, load
 from danlu.inference.scheduler import Limits
 from danlu.server.app import Service
 from danlu.server.run import Server, address, bind
+from tests.inference.encoder import write_encoder
 from tests.inference.tiny import tiny_tokenizer, write_tiny
 
 OLD_CLIENT = "openai==0.28.1"
@@ -43,6 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tiny": write_tiny(place / "tiny"),
         "other": write_tiny(place / "other", seed=1, tokenizer=tiny_tokenizer(template=None)),
         "ids": write_tiny(place / "ids", seed=2, with_tokenizer=False),
+        "encoder": write_encoder(place / "encoder", {"pooling_mode": "mean"}),
     }
 
 

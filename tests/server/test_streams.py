@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_failure_midway_is_an_error_event_and_never_a_clean_end(folders: dict[
     model.engine.close()
     failing = Failing(model.config)
     failing.load_state_dict(load_model(str(folders["tiny"])).module.state_dict())
-    broken = type(model)(type("Loaded", (), {"name": "broken", "module": failing, "tokenizer": model.tokenizer, "config": model.config})())
+    broken = Model(replace(load_model(str(folders["tiny"])), name="broken", module=failing))
     running, server, thread = start({"broken": broken}, {})
     how = {
         "model": "broken",
@@ -152,17 +153,18 @@ def test_a_failure_midway_is_an_error_event_and_never_a_clean_end(folders: dict[
         "logit_bias": {str(end): -100 for end in broken.engine.end_ids},
     }
     said = ""
-    with pytest.raises(openai.APIError) as caught:
-        for chunk in running.client().completions.create(stream=True, **how):
-            said += chunk.choices[0].text
-    assert caught.value.body["code"] == "engine_failure" and "secret" not in str(caught.value) and said
-    with pytest.raises(openai.InternalServerError) as failed:
-        running.client().completions.create(**how)
-    assert "secret" not in str(failed.value)
+    with running.client() as client:  # closed, not left to the garbage collector: errors hold on to it
+        with pytest.raises(openai.APIError) as caught:
+            for chunk in client.completions.create(stream=True, **how):
+                said += chunk.choices[0].text
+        assert caught.value.body["code"] == "engine_failure" and "secret" not in str(caught.value) and said
+        with pytest.raises(openai.InternalServerError) as failed:
+            client.completions.create(**how)
+        assert "secret" not in str(failed.value)
+        assert client.completions.create(model="broken", prompt="x", max_tokens=2).choices[0].finish_reason
     with httpx.stream("POST", f"{running.url}/completions", json={**how, "stream": True}) as reply:
         lines = [line for line in reply.iter_lines() if line]
     assert lines[-2] == "event: error" and "[DONE]" not in "".join(lines)
-    assert running.client().completions.create(model="broken", prompt="x", max_tokens=2).choices[0].finish_reason
     server.should_exit = True
     thread.join(20)
 
