@@ -116,14 +116,14 @@ def test_other_tasks(tmp_path: Path) -> None:
     tags = {"Peking": "P", "Xi'an": "P", "gold": "O", "lead": "O", "in": "O"}
     names = list(tags)
     tagged = [{"tokens": (words := [names[i % 5], "in", names[i * 3 % 5]]), "tags": [tags[word] for word in words]} for i in range(200)]
-    numbers = [{"text": "gold " * (i % 4) + f"lead {i}", "label": float(i % 4)} for i in range(200)]
+    numbers = [{"text": f"{names[i % 4]} lead {i}", "label": float(i % 4)} for i in range(200)]
     spans = [
         {"context": f"in {place} is gold {i}", "question": "where?", "answers": [place]} for i in range(100) for place in ("Peking", "Oslo")
     ]
     results = {}
     for task, rows in (("label", tagged), ("regress", numbers), ("span", spans)):
         data = rows_file(tmp_path, rows)
-        results[task] = danlu.train("bert/nano", task=task, data=data, epochs=4, rate=2e-3, runs=tmp_path, name=task, **OPTIONS)
+        results[task] = danlu.train("bert/nano", task=task, data=data, epochs=12, rate=2e-3, runs=tmp_path, name=task, **OPTIONS)
     assert results["label"].val_accuracy > 0.9
     assert results["regress"].val_loss_nats < 0.5  # squared error; the variance is 1.25
     assert results["span"].val_accuracy > 0.9
