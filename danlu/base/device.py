@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -51,3 +53,21 @@ def set_threads(threads: int | None) -> None:
     if not 1 <= threads <= 1024:
         raise ConfigError(f"threads came as {threads}; expected 1 to 1024, best the number of cores")
     torch.set_num_threads(threads)
+
+
+def lone_threads() -> ThreadPoolExecutor:
+    """As many threads as torch computes with, each of which computes by itself: work that falls into equal parts goes faster so.
+
+    Threads that share every product wait for each other at its end, which on a busy machine takes longer than the product.
+    """
+    count = torch.get_num_threads()
+    pool, all_here = ThreadPoolExecutor(count), threading.Barrier(count)
+
+    def stand_alone(_: int) -> None:
+        torch.get_num_threads()  # a new thread takes over the common number when it first needs it: now, not later
+        torch.set_num_threads(1)
+        all_here.wait()
+
+    list(pool.map(stand_alone, range(count)))
+    torch.set_num_threads(count)  # the common number was changed too
+    return pool

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danlu.base.device import lone_threads
 from danlu.base.errors import CheckpointError, RequestError
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
 from danlu.nn.attention import Packing
 
-# Fewer tokens at once leave calls short, more leave the processor's cache.
-BATCH_TOKENS = 2048
+# Fewer tokens at once leave calls short, more leave the processor's cache (docs/experiments.md).
+BATCH_TOKENS = 1024
 CHARACTERS_A_TOKEN = 1024  # more than a token ever takes: what is longer need not be tokenized to be too long
 PORTION = 2**18  # characters tokenized at once, which takes a few hundred times their memory
 MODES = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "lasttoken": "lasttoken"}  # and what they were called once
@@ -64,9 +67,17 @@ class Embedder:
         """Vectors of texts, each text or token ids. Shapes: (texts, D)."""
         rows = self.read(texts, truncate)
         found = torch.empty(len(rows), self.width)
-        for places in batches([len(row) for row in rows]):
+
+        def compute(places: list[int]) -> None:
             found[places] = self.vectors([rows[place] for place in places])
+
+        work = batches([len(row) for row in rows])
+        list(self._threads.map(compute, work) if len(work) > 1 else map(compute, work))
         return found
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return lone_threads()
 
     def read(self, texts: Sequence[Text], truncate: bool = False) -> list[np.ndarray]:
         """Token ids of every text as the model wants them. Raises: RequestError naming a text that is too long, unless it is to be cut."""

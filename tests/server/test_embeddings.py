@@ -163,7 +163,7 @@ class Slow:
         monkeypatch.setattr(Embedder, "vectors", vectors)
 
 
-MANY = [[5] * LONGEST] * 2000  # 24 batches
+MANY = [[5] * LONGEST] * 1000  # 24 batches
 
 
 def test_a_long_list_lets_others_pass_and_ends_when_its_client_leaves(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
