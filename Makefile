@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INTEROP := .venv-interop
 
-.PHONY: setup demo test check format bench rooms constraints clean
+.PHONY: setup demo test interop check format bench rooms constraints clean
 
 setup: $(READY)  ## everything for development, in .venv
 
@@ -13,6 +14,9 @@ demo: setup  ## the main job once through: raw text in, served model out
 
 test: setup  ## all tests; TESTS="tests/base -k storage" for some
 	$(BIN)/python -m pytest $(TESTS)
+
+interop: setup $(INTEROP)/.ready  ## does llama.cpp read what Danlu writes; its first run builds llama.cpp, in a place of its own
+	$(BIN)/python -m tests.interop $(INTEROP)/bin/python
 
 check: setup  ## style, types, floors, spelling
 	$(BIN)/ruff check .
@@ -35,8 +39,8 @@ constraints: setup  ## pin what is installed now
 	$(BIN)/python -m tests.house.pins > $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
 
-clean:  ## forget .venv and tools' caches; runs and fetched files stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## forget .venv, .venv-interop and tools' caches; runs and fetched files stay
+	rm -rf $(VENV) $(INTEROP) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # torch first and alone: a range, here or in a dependency, could otherwise pull a build for accelerators, gigabytes large.
 $(READY): pyproject.toml constraints.txt
@@ -44,4 +48,9 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "install venv for Python first (Debian: apt-get install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(INTEROP)/.ready: Makefile
+	@test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet llama-cpp-python==0.3.36
 	@touch $@

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from danlu.inference.model import load
     from danlu.recipes.evaluate import evaluate
+    from danlu.recipes.export import export
     from danlu.recipes.fetch import fetch
     from danlu.recipes.prepare import prepare
     from danlu.recipes.serve import serve
@@ -20,10 +21,11 @@ _PLACES = {
     "prepare": "danlu.recipes.prepare",
     "train": "danlu.recipes.train",
     "evaluate": "danlu.recipes.evaluate",
+    "export": "danlu.recipes.export",
     "serve": "danlu.recipes.serve",
 }
 
-__all__ = ["evaluate", "fetch", "load", "prepare", "serve", "train"]  # noqa: F822: see __getattr__
+__all__ = ["evaluate", "export", "fetch", "load", "prepare", "serve", "train"]  # noqa: F822: see __getattr__
 
 
 def __getattr__(name: str) -> Any:

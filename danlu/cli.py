@@ -22,6 +22,7 @@ VERBS = {
     "generate": "continue a prompt",
     "chat": "talk with a model",
     "serve": "the OpenAI API for one or more models",
+    "export": "a model as a GGUF file or a Hugging Face folder, for other programs",
     "demo": "the main job once through: raw text in, served model out",
 }
 

@@ -30,6 +30,8 @@ def choose_precision(wish: str, device: torch.device) -> tuple[Precision, str]:
             return ("bfloat16", "the accelerator multiplies it") if fits else ("float32", "the accelerator does not multiply bfloat16")
         if torch.cpu._is_amx_tile_supported():
             return "bfloat16", "this processor multiplies it in tiles (AMX), several times as fast as float32"
+        if torch.cpu._is_avx512_bf16_supported():
+            return "bfloat16", "this processor multiplies it (AVX-512 BF16), two to four times as fast as float32"
         return "float32", "this processor has no fast bfloat16"
     if wish not in ("float32", "bfloat16"):
         raise ConfigError(f"--precision came as {wish!r}; expected auto, float32 or bfloat16")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
+from danlu.base.storage import write_whole
 from danlu.base.weights import Tensors
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # GGUF's number of a type -> struct's
-STRING, ARRAY = 8, 9
+UINT8, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 0, 4, 5, 6, 7, 8, 9
 VERSIONS = (2, 3)
+ALIGNMENT = 32  # bytes, where "general.alignment" does not say otherwise
 MOST_ITEMS = 2**24  # entries of one array or table: the largest vocabularies have 2^18
-
-
 LONGEST_NAME = 256  # characters; llama.cpp allows 64
 
 
-class _Cut(Exception):
+class Cut(Exception):
     """The file ends, or a number in it is absurd."""
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """Where one tensor lies in the file."""
 
     shape: tuple[int, ...]
@@ -41,18 +41,21 @@ class _Stored:
     num_bytes: int
 
 
-class _Cursor:
+class Cursor:
+    """Reads a mapped file from front to back; whatever would go behind its end raises Cut."""
+
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 0
 
     def take(self, count: int) -> int:
         """Step over `count` bytes; where they begin."""
         if count > len(self.data) - self.at:
-            raise _Cut(f"{count} bytes are wanted at byte {self.at} of {len(self.data)}")
+            raise Cut(f"{count} bytes are wanted at byte {self.at} of {len(self.data)}")
         self.at += count
         return self.at - count
 
     def number(self, code: str) -> Any:
+        """The next number, of a type in struct's letters."""
         form = "<" + code
         return struct.unpack_from(form, self.data, self.take(struct.calcsize(form)))[0]
 
@@ -67,10 +70,10 @@ class _Cursor:
         if kind == STRING:
             return self.text()
         if kind != ARRAY or depth > 2:
-            raise _Cut(f"a value of type {kind} stands before byte {self.at}")
+            raise Cut(f"a value of type {kind} stands before byte {self.at}")
         inner, count = self.number("I"), self.number("Q")
         if count > MOST_ITEMS:
-            raise _Cut(f"an array of {count} entries stands before byte {self.at}")
+            raise Cut(f"an array of {count} entries stands before byte {self.at}")
         if inner in SCALARS:
             form = f"<{count}{SCALARS[inner]}"
             return list(struct.unpack_from(form, self.data, self.take(struct.calcsize(form))))
@@ -88,54 +91,60 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], Tensors]:
             raise CheckpointError(f"{file} does not begin as a GGUF file does; it is something else, empty or damaged: fetch it again")
         data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        metadata, stored = _read_header(_Cursor(data))
-    except (_Cut, struct.error, MemoryError, OverflowError) as error:
+        metadata, stored = _read_header(Cursor(data))
+    except (Cut, struct.error, MemoryError, OverflowError) as error:
         raise CheckpointError(f"{file} is cut or damaged ({error}); fetch it again") from None
     metadata["tensors"] = set(stored)
-    return metadata, Tensors({name: _reader(file, data, name, place) for name, place in stored.items()}, file)
+    return metadata, Tensors({name: tensor_reader(file, data, name, place) for name, place in stored.items()}, file)
 
 
-def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Stored]]:
+def _read_header(cursor: Cursor) -> tuple[dict[str, Any], dict[str, Stored]]:
     cursor.take(4)
     version = cursor.number("I")
     if version not in VERSIONS:
-        raise _Cut(f"version {version} came, expected 2 or 3")
+        raise Cut(f"version {version} came, expected 2 or 3")
     num_tensors, num_values = cursor.number("Q"), cursor.number("Q")
     if max(num_tensors, num_values) > MOST_ITEMS:
-        raise _Cut(f"{num_tensors} tensors and {num_values} settings are announced")
+        raise Cut(f"{num_tensors} tensors and {num_values} settings are announced")
     metadata = {cursor.text(): cursor.value(cursor.number("I")) for _ in range(num_values)}
     listed = []
     for _ in range(num_tensors):
         name, dimensions = cursor.text(), cursor.number("I")
         if len(name) > LONGEST_NAME:
-            raise _Cut(f"a tensor's name of {len(name)} characters stands before byte {cursor.at}")
+            raise Cut(f"a tensor's name of {len(name)} characters stands before byte {cursor.at}")
         if dimensions > 4:
-            raise _Cut(f"tensor {name!r} is announced with {dimensions} dimensions")
+            raise Cut(f"tensor {name!r} is announced with {dimensions} dimensions")
         shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]  # the file counts from the fastest
         listed.append((name, shape, cursor.number("I"), cursor.number("Q")))
-    alignment = metadata.get("general.alignment", 32)
+    alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
-        raise _Cut(f"an alignment of {alignment} came")
+        raise Cut(f"an alignment of {alignment} came")
     begin = -(-cursor.at // alignment) * alignment
-    stored = {name: _place(name, shape, kind, begin + offset, len(cursor.data)) for name, shape, kind, offset in listed}
+    stored = {name: placed(name, shape, kind, begin + offset, len(cursor.data)) for name, shape, kind, offset in listed}
     return metadata, stored
 
 
-def _place(name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int) -> _Stored:
+def placed(name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int) -> Stored:
+    """Where a tensor lies; `kind` is GGML's number of a type.
+
+    Raises: Cut if the type is unknown, if blocks are not full, or if it ends behind the file.
+    """
     try:
         quantization = gguf.GGMLQuantizationType(kind)
     except ValueError:
-        raise _Cut(f"tensor {name!r} is of unknown type {kind}") from None
+        raise Cut(f"tensor {name!r} is of unknown type {kind}") from None
     block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
     if not shape or shape[-1] % block:
-        raise _Cut(f"tensor {name!r} of shape {shape} does not fill whole blocks of {block}")
+        raise Cut(f"tensor {name!r} of shape {shape} does not fill whole blocks of {block}")
     num_bytes = prod(shape) // block * block_bytes
     if start + num_bytes > file_size:
-        raise _Cut(f"tensor {name!r} ends at byte {start + num_bytes} of {file_size}")
-    return _Stored(shape, quantization, start, num_bytes)
+        raise Cut(f"tensor {name!r} ends at byte {start + num_bytes} of {file_size}")
+    return Stored(shape, quantization, start, num_bytes)
 
 
-def _reader(file: Path, data: mmap.mmap, name: str, place: _Stored) -> Callable[[], Tensor]:
+def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Callable[[], Tensor]:
+    """What reads one tensor as float32 when it is called."""
+
     def read() -> Tensor:
         block, block_bytes = gguf.GGML_QUANT_SIZES[place.kind]
         rows = (*place.shape[:-1], place.shape[-1] // block * block_bytes)
@@ -149,3 +158,54 @@ def _reader(file: Path, data: mmap.mmap, name: str, place: _Stored) -> Callable[
         return torch.from_numpy(values if values.flags.writeable else values.copy())  # float32 comes as a view of the file
 
     return read
+
+
+def write_gguf(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:
+    """Write a GGUF file of version 3, whole or not at all; each tensor is packed as the kind beside it, one in memory at a time.
+
+    Settings are bool, int (from 0), float, str, bytes or lists of int, float or str. They become what llama.cpp expects: bool, uint32,
+    float32, string, an array of uint8, and arrays of int32, float32 and string.
+    Raises: CheckpointError if a tensor's numbers are too large for its kind.
+    """
+    settings = b"".join(_text_bytes(key) + _value_bytes(value) for key, value in metadata.items())
+    entries, end = b"", 0
+    for name, (tensor, kind) in tensors.items():
+        quantization, shape = gguf.GGMLQuantizationType[kind], tuple(tensor.shape)
+        entries += _text_bytes(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)) + struct.pack("<IQ", quantization, end)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+        end = _aligned(end + prod(shape) // block * block_bytes)
+    header = b"GGUF" + struct.pack("<IQQ", VERSIONS[-1], len(tensors), len(metadata)) + settings + entries
+
+    def write(opened: BinaryIO) -> None:
+        opened.write(header.ljust(_aligned(len(header)), b"\0"))
+        for name, (tensor, kind) in tensors.items():
+            try:
+                with np.errstate(over="raise"):
+                    packed = gguf.quantize(tensor.detach().float().cpu().numpy(), gguf.GGMLQuantizationType[kind])
+            except FloatingPointError as error:
+                raise CheckpointError(f"the tensor {name} does not fit {kind} ({error}); write F32 instead") from None
+            opened.write(np.ascontiguousarray(packed).data)
+            opened.write(bytes(_aligned(packed.nbytes) - packed.nbytes))
+
+    write_whole(file, write)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _text_bytes(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value_bytes(value: Any) -> bytes:
+    """A setting's type and value."""
+    if isinstance(value, list | bytes):
+        inner = UINT8 if isinstance(value, bytes) else {str: STRING, int: INT32, float: FLOAT32}[type(value[0]) if value else str]
+        items = map(_text_bytes, value) if inner == STRING else [struct.pack(f"<{len(value)}{SCALARS[inner]}", *value)]
+        return struct.pack("<IIQ", ARRAY, inner, len(value)) + b"".join(items)
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _text_bytes(value)
+    kind = {bool: BOOL, int: UINT32, float: FLOAT32}[type(value)]
+    return struct.pack("<I" + SCALARS[kind], kind, value)

@@ -30,6 +30,11 @@ class Batches:
             raise DataError(f"the training split has {have} tokens; a context of {context_length} needs at least {least}: add text")
         self.order = (-1, np.zeros(0, dtype=np.int64), 0)  # epoch, permutation, shift
 
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps in which every window is read about once."""
+        return max(1, sum(self.windows) // self.rows)
+
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens and the tokens after them, for one step. Shapes: (rows, context), (rows, context)."""
         chosen = [self._window(step * self.rows + row) for row in range(self.rows)]

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from danlu.base.storage import write_whole
 from danlu.data.cleaning import clean
 from danlu.data.encoding import decode
-from danlu.data.fields import render
+from danlu.data.fields import parse, render
 from danlu.data.filters import Judge
 from danlu.data.minhash import band_keys, signatures
+from danlu.data.roff import plain_text
 from danlu.data.rows import DOCUMENT_BYTES, BadRow, Chunk, Piece, line_end
 
 
@@ -104,11 +105,8 @@ def _pairs(digests: list[bytes]) -> NDArray[np.uint64]:
 def _take(piece: Piece, task: CleanTask, found: _Documents, judge: Judge) -> None:
     """Add what one piece holds to what was found so far."""
     if piece.kind == "rows":
-        lines = piece.content.split(b"\n")
-        numbers = piece.numbers or range(piece.line, piece.line + len(lines))
-        for line, content in zip(numbers, lines, strict=False):
-            if content and not content.isspace():
-                _add(piece, line, content, task, found, judge)
+        for line, content in piece.rows():
+            _add(piece, line, content, task, found, judge)
     else:
         _add(piece, piece.line, piece.content, task, found, judge)
 
@@ -120,7 +118,9 @@ def _add(piece: Piece, line: int, content: bytes, task: CleanTask, found: _Docum
             raise BadRow(content.decode("utf-8", errors="replace"))
         text, transcoded = decode(content)
         if piece.kind == "rows":
-            text = render(_parse(text), task.cleaning.field)
+            text = render(parse(text), task.cleaning.field)
+        elif piece.kind == "man":
+            text = plain_text(text)
         if "\0" in text:
             raise BadRow("binary content (NUL characters); expected text")
         found.counts["transcoded"] += transcoded or piece.transcoded
@@ -148,10 +148,3 @@ def _add(piece: Piece, line: int, content: bytes, task: CleanTask, found: _Docum
         found.keys.append(key)
         found.counts["documents_in"] += begin > 0
         begin = end
-
-
-def _parse(text: str) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise BadRow(f"not JSON ({error})") from None

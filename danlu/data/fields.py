@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from danlu.data.rows import BadRow
 
 Row = Mapping[str, Any]
@@ -19,19 +21,39 @@ def render(row: object, field: str | None = None) -> str:
     if isinstance(row, str) and field is None:
         return row
     if not isinstance(row, Mapping):
-        raise BadRow(f"a row is {_kind(row)}; expected an object with fields")
+        raise BadRow(f"a row is {kind_of(row)}; expected an object with fields")
     if field is not None:
         if field not in row:
-            raise BadRow(f"no field {field!r} among {_columns(row)}")
-        return _string(row[field], field)
+            raise BadRow(f"no field {field!r} among {columns(row)}")
+        return string(row[field], field)
     for names, shape in SHAPES:
         if all(row.get(name) is not None for name in names):
             return shape(row)
-    raise BadRow(f"fields {_columns(row)}; expected one of: {'; '.join('+'.join(names) for names, _ in SHAPES)}")
+    raise BadRow(f"fields {columns(row)}; expected one of: {'; '.join('+'.join(names) for names, _ in SHAPES)}")
+
+
+def parse(text: str) -> object:
+    """A row from a line of JSON.
+
+    Raises: BadRow if it is none.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise BadRow(f"not JSON ({error})") from None
+
+
+def between(last: str, first: str) -> str:
+    """What stands between two words or lines: a space, but for scripts written without any, as Chinese is and Korean is not."""
+    return " " if last and first and not (_is_unspaced(last) and _is_unspaced(first)) else ""
+
+
+def _is_unspaced(character: str) -> bool:
+    return character >= "\u2e80" and not "\uac00" <= character <= "\ud7af"
 
 
 def _plain(row: Row) -> str:
-    return _string(row["text"], "text")
+    return string(row["text"], "text")
 
 
 def _completion(row: Row) -> str:
@@ -51,17 +73,16 @@ def _sharegpt(row: Row) -> str:
 
 
 def _pair(row: Row) -> str:
-    return _string(row["source"], "source") + "\n" + _string(row["target"], "target")
+    return string(row["source"], "source") + "\n" + string(row["target"], "target")
 
 
 def _labelled(row: Row) -> str:
     tokens = row["tokens"]
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise BadRow(f"`tokens` is {_kind(tokens)}; expected a list of strings")
+        raise BadRow(f"`tokens` is {kind_of(tokens)}; expected a list of strings")
     text = ""
-    for token in tokens:  # Chinese words are written without spaces between them
-        between = " " if text and token and (text[-1] < "\u2e80" or token[0] < "\u2e80") else ""
-        text += between + token
+    for token in tokens:
+        text += between(text[-1:], token[:1]) + token
     return text
 
 
@@ -73,18 +94,18 @@ def _question(row: Row) -> str:
     if isinstance(first, Mapping):
         first = first.get("text", "")
     answer = first if isinstance(first, str) else ""  # SQuAD 2 has questions that the text does not answer
-    parts = [_string(row["context"], "context"), _string(row["question"], "question"), answer]
+    parts = [string(row["context"], "context"), string(row["question"], "question"), answer]
     return "\n\n".join(part for part in parts if part)
 
 
 def _alpaca(row: Row) -> str:
     given = row.get("input")
-    parts = [_string(row["instruction"], "instruction"), given if isinstance(given, str) else "", _string(row["output"], "output")]
+    parts = [string(row["instruction"], "instruction"), given if isinstance(given, str) else "", string(row["output"], "output")]
     return "\n\n".join(part for part in parts if part)
 
 
 def _article(row: Row) -> str:
-    return _string(row["title"], "title") + "\n\n" + _string(row["extract"], "extract")
+    return string(row["title"], "title") + "\n\n" + string(row["extract"], "extract")
 
 
 def _poem(row: Row) -> str:
@@ -92,7 +113,7 @@ def _poem(row: Row) -> str:
     name = next(name for name in LINES if row.get(name) is not None)
     lines = [row[name]] if isinstance(row[name], str) else row[name]
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise BadRow(f"`{name}` is {_kind(lines)}; expected a list of strings")
+        raise BadRow(f"`{name}` is {kind_of(lines)}; expected a list of strings")
     title = row.get("title") or row.get("rhythmic")
     return "\n".join([title, *lines] if isinstance(title, str) else lines)
 
@@ -117,7 +138,7 @@ SHAPES: tuple[tuple[tuple[str, ...], Callable[[Row], str]], ...] = (
 def _talk(turns: object, field: str, speaker: str, said: str) -> str:
     """Turns as `speaker: what was said`, an empty line between them."""
     if not isinstance(turns, list):
-        raise BadRow(f"`{field}` is {_kind(turns)}; expected a list of {{{speaker}, {said}}}")
+        raise BadRow(f"`{field}` is {kind_of(turns)}; expected a list of {{{speaker}, {said}}}")
     lines = []
     for turn in turns:
         if not isinstance(turn, Mapping) or not isinstance(turn.get(speaker), str):
@@ -126,12 +147,12 @@ def _talk(turns: object, field: str, speaker: str, said: str) -> str:
         if isinstance(content, list):  # OpenAI's content parts: the text ones
             content = "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
         if content is not None:  # an assistant that only calls a tool says nothing
-            lines.append(f"{turn[speaker]}: {_string(content, said)}")
+            lines.append(f"{turn[speaker]}: {string(content, said)}")
     return "\n\n".join(lines)
 
 
 def _said(value: object, field: str) -> str:
-    return _talk(value, field, "role", "content") if isinstance(value, list) else _string(value, field)
+    return _talk(value, field, "role", "content") if isinstance(value, list) else string(value, field)
 
 
 def _glue(prompt: str, completion: str) -> str:
@@ -139,16 +160,22 @@ def _glue(prompt: str, completion: str) -> str:
     return prompt + completion if apart else prompt + "\n" + completion
 
 
-def _string(value: object, field: str) -> str:
+def string(value: object, field: str) -> str:
+    """A field's value, which must be a string.
+
+    Raises: BadRow if it is none.
+    """
     if not isinstance(value, str):
-        raise BadRow(f"`{field}` is {_kind(value)}; expected a string")
+        raise BadRow(f"`{field}` is {kind_of(value)}; expected a string")
     return value
 
 
-def _columns(row: Row) -> str:
+def columns(row: Row) -> str:
+    """The names of a row's fields, for messages."""
     names = [str(name)[:40] for name in row]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a value is, for messages."""
     return {list: "a list", dict: "an object", str: "a string", type(None): "null", bool: "true or false"}.get(type(value), "a number")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import BinaryIO, cast
 
 import pyarrow
@@ -59,8 +60,7 @@ def read_pieces(file: SourceFile, source: int) -> Iterator[Piece]:
                 yield piece
             return
         with file.path.open("rb") as raw, _unpacked(raw, file.compression) as stream:
-            read = {"text": _documents, "html": _page, "jsonl": _lines, "json": json_rows, "csv": csv_rows, "tsv": csv_rows}[file.format]
-            for piece in read(stream, source) if file.format != "tsv" else csv_rows(stream, source, delimiter="\t"):
+            for piece in READERS[file.format](stream, source):
                 line = piece.line
                 yield piece
     except BadRow as error:
@@ -104,11 +104,11 @@ def _documents(stream: BinaryIO, source: int) -> Iterator[Piece]:
         yield Piece(source=source, line=line, kind="document", content=held, key=key, transcoded=transcoded)
 
 
-def _page(stream: BinaryIO, source: int) -> Iterator[Piece]:
+def _page(stream: BinaryIO, source: int, kind: str) -> Iterator[Piece]:
     content = _read(stream, MARKUP_BYTES + 1)
     if len(content) > MARKUP_BYTES:
         raise BadRow(f"a page of more than {MARKUP_BYTES >> 20} MiB; expected smaller ones, or plain text")
-    yield Piece(source=source, line=1, kind="html", content=content)
+    yield Piece(source=source, line=1, kind=kind, content=content)
 
 
 def _lines(stream: BinaryIO, source: int) -> Iterator[Piece]:
@@ -167,3 +167,14 @@ def _read(stream: BinaryIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+READERS: dict[str, Callable[[BinaryIO, int], Iterator[Piece]]] = {
+    "text": _documents,
+    "html": partial(_page, kind="html"),
+    "man": partial(_page, kind="man"),
+    "jsonl": _lines,
+    "json": json_rows,
+    "csv": csv_rows,
+    "tsv": partial(csv_rows, delimiter="\t"),
+}

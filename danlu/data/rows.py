@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 DOCUMENT_BYTES = 1 << 20  # a longer document is cut at line ends into parts of about this size
@@ -21,11 +22,19 @@ class Piece:
 
     source: int
     line: int
-    kind: str  # "document", "html", "rows" or "bad"
+    kind: str  # "document", "html", "man", "rows" or "bad"
     content: bytes
     numbers: tuple[int, ...] | None = None
     key: bytes = b""
     transcoded: bool = False
+
+    def rows(self) -> Iterator[tuple[int, bytes]]:
+        """Number and content of each row of a piece of rows; blank lines are none."""
+        lines = self.content.split(b"\n")
+        numbers = self.numbers or range(self.line, self.line + len(lines))
+        for number, line in zip(numbers, lines, strict=False):
+            if line and not line.isspace():
+                yield number, line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,9 @@ DOCUMENT_FORMATS = {".txt": "text", ".text": "text", ".md": "text", ".markdown":
 ROW_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 FORMATS = DOCUMENT_FORMATS | ROW_FORMATS
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+MAN_SECTION = re.compile(r"[1-8](?:tcl|tk)?")
 HUB_PREFIX = "hf:"
-KNOWN = f"{' '.join(FORMATS)}, or one of these with .gz or .zst"
+KNOWN = f"{' '.join(FORMATS)}, .1 to .8 (manual pages, in folders called man...), or one of these with .gz or .zst"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ def format_of(name: str) -> tuple[str, str] | None:
     compression = COMPRESSIONS.get(f".{suffix}", "")
     if compression:
         suffix = stem.rpartition(".")[2] if "." in stem else ""
-    kind = FORMATS.get(f".{suffix}")
+    kind = "man" if MAN_SECTION.fullmatch(suffix) else FORMATS.get(f".{suffix}")
     return (kind, compression) if kind else None
 
 
@@ -95,6 +97,8 @@ def _files_below(folder: Path, source: str) -> list[SourceFile]:
         for name in names:
             known = None if name.startswith(".") else format_of(name)
             path = Path(root, name)
+            if known and known[0] == "man" and not path.parent.name.startswith("man"):
+                continue  # logs and libraries end in numbers too
             if known and path.is_file():
                 file = SourceFile(path=path, name=f"{base}/{below}{name}", format=known[0], compression=known[1], size=path.stat().st_size)
                 found.append((below + name, file))

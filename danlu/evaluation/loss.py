@@ -17,7 +17,7 @@ from danlu.base.device import Precision, computing_in
 from danlu.base.errors import DataError
 from danlu.base.progress import progress
 from danlu.models.base import Inputs
-from danlu.nn.loss import IGNORED, next_token_loss
+from danlu.nn.loss import IGNORED, token_loss
 
 ROWS = 16  # windows evaluated at once
 
@@ -87,7 +87,7 @@ def measure_text(
 
 
 def _row_nats(module: Any, hidden: Tensor, targets: Tensor) -> float:
-    return float(next_token_loss(module.logits, hidden, targets, module.config.vocabulary_size))
+    return float(token_loss(module.logits, hidden, targets, module.config.vocabulary_size))
 
 
 def _windows(pieces: Iterable[NDArray[Any]], start_id: int, context: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""Keys and values of running sequences: one row each, rows kept side by side so that a step works on slices."""
+"""What running sequences remember, one row each: keys and values, kept side by side so that a step works on slices, or one state."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Cache:
 
     Shapes: per layer keys and values (rows, K, columns, E). Memory that no token has touched costs no pages.
     """
+
+    pads = True  # what stands behind a row's end is seen by nobody
 
     def __init__(self, shape: CacheShape, most_tokens: int) -> None:
         self.shape, self.most_tokens = shape, most_tokens
@@ -139,3 +141,64 @@ class LayerView:
         if place.side_by_side:
             return store[place.span, :, : place.total]
         return store[place.rows, :, : place.total]
+
+
+class States:
+    """Recurrent states of running sequences; used as Cache is, but a row's size does not depend on its length.
+
+    Shapes: per layer (rows, states * D).
+    """
+
+    pads = False  # a recurrent network would carry padding along
+    columns = 2**31
+
+    def __init__(self, num_layers: int, width: int, most_rows: int) -> None:
+        self.num_layers, self.width, self.most_rows, self.broken = num_layers, width, most_rows, False
+        self.states = torch.zeros(num_layers, 0, width)
+
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether so many rows stay within the limit."""
+        return rows <= self.most_rows
+
+    def reserve(self, rows: int, columns: int, lengths: Sequence[int]) -> None:
+        """Make room for `rows` rows."""
+        if rows > self.states.shape[1]:
+            more = torch.zeros(self.num_layers, rows - self.states.shape[1], self.width)
+            self.states = torch.cat((self.states, more), dim=1)
+
+    def release(self) -> None:
+        """Give the memory back; nothing may be in use."""
+        self.states = torch.zeros(self.num_layers, 0, self.width)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy one row's state to another."""
+        self.states[:, target] = self.states[:, source]
+
+    def swap(self, first: int, second: int, length: int) -> None:
+        """Exchange two rows' states."""
+        self.states[:, [first, second]] = self.states[:, [second, first]]
+
+    def clear(self, row: int) -> None:
+        """Forget a row whose numbers went wrong."""
+        self.states[:, row] = 0
+
+    def view(self, rows: Sequence[int], starts: Sequence[int], new: int) -> list[StateView]:
+        """One step's states, layer by layer; a row that starts at 0 begins from zeros."""
+        fresh = [row for row, start in zip(rows, starts, strict=True) if start == 0]
+        self.states[:, fresh] = 0
+        return [StateView(layer, torch.tensor(rows)) for layer in self.states]
+
+
+class StateView:
+    """One layer's states during one step, as a recurrent layer sees them."""
+
+    def __init__(self, states: Tensor, rows: Tensor) -> None:
+        self.states, self.rows = states, rows
+
+    def restore(self) -> Tensor:
+        """The states so far (B, states * D)."""
+        return self.states[self.rows]
+
+    def keep(self, state: Tensor) -> None:
+        """Store the states after this step."""
+        self.states[self.rows] = state

@@ -15,14 +15,18 @@ from torch import Tensor
 
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference import scheduler
-from danlu.inference.cache import Cache, CacheShape, LayerView
+from danlu.inference.cache import Cache, CacheShape, States
 from danlu.inference.sampling import Sampler, Sampling
 from danlu.inference.scheduler import Limits, Request, Schedule
+from danlu.inference.sources import Stacked, stack_sources
 from danlu.inference.text import TextStream, Token
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
+from danlu.nn.attention import KeyValue
 
 log = logging.getLogger(__name__)
+
+LONGEST = 2**20  # positions of a recurrent network, whose memory does not grow
 
 
 class Decoder(Protocol):
@@ -30,7 +34,10 @@ class Decoder(Protocol):
 
     config: Any
 
-    def __call__(self, inputs: Inputs, cache: Sequence[LayerView] | None) -> Tensor: ...
+    def __call__(self, inputs: Inputs, cache: Sequence[Any] | None, **read: Any) -> Tensor: ...
+
+    def read_source(self, inputs: Inputs) -> list[KeyValue]:
+        """Of an encoder-decoder: the source's keys and values, layer by layer."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry."""
@@ -75,12 +82,10 @@ class Engine:
         self, module: Decoder, tokenizer: Tokenizer | None = None, *, end_ids: Sequence[int] = (), limits: Limits | None = None
     ) -> None:
         self.module, self.tokenizer, self.end_ids, self.limits = module, tokenizer, frozenset(end_ids), limits or Limits()
-        config = module.config
-        self.vocabulary_size: int = config.vocabulary_size
-        shape = CacheShape(num_layers=config.num_layers, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim)
-        most_tokens = self.limits.cache_bytes // shape.bytes_per_token
-        self.context_length: int = min(config.context_length, most_tokens)
-        self.cache = Cache(shape, most_tokens)
+        self.vocabulary_size: int = module.config.vocabulary_size
+        self.cache = self._empty_cache()
+        self.context_length = LONGEST if isinstance(self.cache, States) else min(module.config.context_length, self.cache.most_tokens)
+        self.stacked: tuple[list[scheduler.Sequence], Stacked] | None = None  # sources of the sequences that decoded last
         self.schedule = Schedule(self.limits, self.cache)
         self.condition = threading.Condition()
         self.inbox: list[Request] = []
@@ -88,12 +93,23 @@ class Engine:
         self.closed = False
         self.step_began = 0.0
 
-    def submit(self, ids: Sequence[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None]) -> Request:
+    def _empty_cache(self) -> Cache | States:
+        config = self.module.config
+        if hasattr(config, "state_width"):
+            width = config.state_width
+            return States(config.num_layers, width, max(1, self.limits.cache_bytes // (4 * config.num_layers * width)))
+        shape = CacheShape(num_layers=config.num_layers, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim)
+        return Cache(shape, self.limits.cache_bytes // shape.bytes_per_token)
+
+    def submit(
+        self, ids: Sequence[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None], source: Sequence[int] | None = None
+    ) -> Request:  # fmt: skip
         """Queue a prompt; pieces of its answers, or one error, arrive through `deliver` on the engine's thread.
 
+        An encoder-decoder reads `source` and goes on from `ids`.
         Raises: RequestError if the prompt does not fit, a token is unknown, the queue is full or the engine is closed.
         """
-        request = self._check(list(ids), sampling, deliver)
+        request = self._check(list(ids), sampling, deliver, None if source is None else list(source))
         with self.condition:
             if self.closed:
                 raise RequestError("the engine is shutting down; ask again later", code="engine_stopped")
@@ -125,10 +141,12 @@ class Engine:
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join()
 
-    def _check(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None]) -> Request:
-        if not ids:
+    def _check(
+        self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None], source: list[int] | None
+    ) -> Request:  # fmt: skip
+        if not ids or source == []:
             raise RequestError("the prompt came without tokens; expected at least one", param="prompt")
-        for token in ids:
+        for token in ids + (source or []):
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary_size:
                 raise RequestError(
                     f"the prompt holds a token that the model lacks; expected 0 to {self.vocabulary_size - 1}", param="prompt"
@@ -137,17 +155,17 @@ class Engine:
             raise RequestError(f"logit_bias names a token that the model lacks; expected below {self.vocabulary_size}", param="logit_bias")
         if sampling.stop and self.tokenizer is None:
             raise RequestError("stop strings came for a model without a tokenizer; leave stop out", param="stop")
-        room = self.context_length - len(ids)
-        if room < 0 or (room == 0 and sampling.max_tokens != 0):
+        room, given = self.context_length - len(ids), len(ids) if source is None else len(source)
+        if given > self.context_length or (room <= 0 and sampling.max_tokens != 0):
             raise RequestError(
-                f"the prompt is {len(ids)} tokens long and leaves no room for an answer in this model's context of "
+                f"the prompt is {given} tokens long and leaves no room for an answer in this model's context of "
                 f"{self.context_length} tokens; shorten it",
                 param="prompt",
                 code="context_length_exceeded",
             )
         most_new = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         seed = random.SystemRandom().getrandbits(62) if sampling.seed is None else sampling.seed
-        request = Request(ids, sampling, seed, most_new, deliver)
+        request = Request(ids, sampling, seed, most_new, deliver, source)
         request.wake = self._wake
         return request
 
@@ -207,6 +225,7 @@ class Engine:
             self._guard(decoding, lambda: self._decode(decoding))
         if not self.schedule.rows and not self.schedule.waiting:
             self.cache.release()
+            self.stacked = None
 
     def _guard(self, sequences: list[scheduler.Sequence], work: Callable[[], None]) -> None:
         """Run one step; if it fails, so do its sequences, and nobody else."""
@@ -223,6 +242,9 @@ class Engine:
         counts = [min(new, sequence.remaining) for sequence in group]
         parts = [sequence.ids[sequence.computed : sequence.computed + count] for sequence, count in zip(group, counts, strict=True)]
         ids = torch.tensor([part + [0] * (new - len(part)) for part in parts])  # what stands behind the end is seen by nobody
+        for sequence in group:
+            if sequence.request.source is not None and sequence.read is None:
+                sequence.read = self.module.read_source(Inputs(tokens=ids[:1], source=torch.tensor([sequence.request.source])))
         hidden = self._forward(group, ids)
         if group[0].request.sampling.prompt_logprobs and not group[0].generated:
             self._report_prompt(group[0], self.module.logits(hidden[0]))
@@ -326,7 +348,7 @@ class Engine:
 
     def _fail_all(self, message: str, code: str) -> None:
         requests = {id(sequence.request): sequence.request for sequence in self.schedule}
-        self.cache = Cache(self.cache.shape, self.cache.most_tokens)
+        self.cache = self._empty_cache()
         self.schedule = Schedule(self.limits, self.cache)
         for request in requests.values():
             self._tell(request, RequestError(message, code=code))
@@ -348,8 +370,14 @@ class Engine:
         positions = torch.tensor(starts)[:, None] + torch.arange(new)
         simple = max(starts) == 0 or (new == 1 and min(starts) == max(starts))  # plain causal, or everything is seen
         visible = None if simple else torch.arange(max(starts) + new) <= positions[:, None, :, None]
-        positions = positions.clamp(max=self.module.config.context_length - 1)
-        return self.module(Inputs(tokens=ids, positions=positions, visible=visible), cache=self.cache.view(rows, starts, new))
+        positions = positions.clamp(max=self.context_length - 1)
+        cache = self.cache.view(rows, starts, new)
+        if group[0].read is None:
+            return self.module(Inputs(tokens=ids, positions=positions, visible=visible), cache=cache)
+        if self.stacked is None or self.stacked[0] != group:
+            self.stacked = (list(group), stack_sources([sequence.read or [] for sequence in group]))
+        read, source_visible = self.stacked[1]
+        return self.module(Inputs(tokens=ids, positions=positions, visible=visible, source_visible=source_visible), cache=cache, read=read)
 
 
 def scored(logprobs: Tensor, token: int, alternatives: int) -> Token:

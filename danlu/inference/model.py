@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -125,6 +125,12 @@ class Model:
         self.check_generates()
         return Stream(self, chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
+    def submit(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None]) -> Request:
+        """Queue a prompt's ids; an encoder-decoder reads them and begins a text of its own."""
+        if hasattr(self.module, "read_source"):
+            return self.engine.submit([self.config.start_id], sampling, deliver, source=ids)
+        return self.engine.submit(ids, sampling, deliver)
+
     def encode(self, prompt: Prompt) -> list[int]:
         """A prompt's token ids; an empty prompt begins where texts begin."""
         if not isinstance(prompt, str):
@@ -234,7 +240,7 @@ class Stream:
         self.model = model  # kept alive while its answer is read
         self.events: queue.SimpleQueue[Piece | DanluError] = queue.SimpleQueue()
         self.open = sampling.n
-        self.request: Request = model.engine.submit(ids, sampling, self.events.put)
+        self.request: Request = model.submit(ids, sampling, self.events.put)
 
     def __iter__(self) -> Stream:
         return self

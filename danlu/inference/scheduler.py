@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from danlu.base.errors import ConfigError
-from danlu.inference.cache import Cache
+from danlu.inference.cache import Cache, States
 from danlu.inference.sampling import MOST_ANSWERS, Sampler, Sampling
 from danlu.inference.text import TextStream, Token
+from danlu.nn.attention import KeyValue
 
 _arrivals = itertools.count()
 
@@ -33,14 +34,22 @@ class Limits:
 class Request:
     """One prompt on its way; `deliver` is called on the engine's thread with a Piece, or once with an error."""
 
-    def __init__(self, ids: list[int], sampling: Sampling, seed: int, most_new: int, deliver: Callable[[Any], None]) -> None:
+    def __init__(
+        self, ids: list[int], sampling: Sampling, seed: int, most_new: int, deliver: Callable[[Any], None], source: list[int] | None = None
+    ) -> None:  # fmt: skip
         self.ids, self.sampling, self.seed, self.most_new, self.deliver = ids, sampling, seed, most_new, deliver
+        self.source = source  # what an encoder-decoder reads before it goes on from ids
         self.arrival = next(_arrivals)
         self.open = sampling.n  # answers that have not ended
         self.sampled = 0  # tokens drawn for all answers, the one that ends an answer included
         self.prompt_tokens: list[Token] = []  # with log-probabilities, if they were asked for
         self.cancelled = False
         self.wake: Callable[[], None] = lambda: None
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that came with the request."""
+        return len(self.ids) if self.source is None else len(self.source)
 
     def cancel(self) -> None:
         """Stop computing for this request as soon as the running step ends; nothing more is delivered."""
@@ -62,6 +71,7 @@ class Sequence:
     computed: int = 0  # positions whose keys and values are in the cache
     row: int = -1
     ended: bool = False
+    read: list[KeyValue] | None = None  # of an encoder-decoder: the source's keys and values, layer by layer
 
     @property
     def remaining(self) -> int:
@@ -77,7 +87,7 @@ class Sequence:
 class Schedule:
     """Rows 0 to `decoding` - 1 of the cache decode together, the rows after them still read their prompts."""
 
-    def __init__(self, limits: Limits, cache: Cache) -> None:
+    def __init__(self, limits: Limits, cache: Cache | States) -> None:
         self.limits, self.cache = limits, cache
         self.waiting: deque[Sequence] = deque()
         self.rows: list[Sequence] = []
@@ -112,7 +122,7 @@ class Schedule:
         chunk = max(self.limits.chunk // 2, 1) if self.decoding else self.limits.chunk
         reading.sort(key=lambda entry: entry.order if self.oldest_next else (entry.remaining, entry.order))
         first, others = reading[0], sorted(reading[1:], key=lambda entry: entry.remaining)
-        if first.request.sampling.prompt_logprobs:  # needs the logits of all positions
+        if first.request.sampling.prompt_logprobs or not self.cache.pads:  # needs the logits of all positions, or bears no padding
             return [first], min(first.remaining, chunk)
         new = min(first.remaining, chunk)
         others = [entry for entry in others if entry.computed + new <= self.cache.columns and not entry.request.sampling.prompt_logprobs]
@@ -146,7 +156,7 @@ class Schedule:
             return
         self._append(sibling)
         self.cache.copy(source.row, sibling.row, source.computed)
-        sibling.computed = source.computed
+        sibling.computed, sibling.read = source.computed, source.read
         self.start_decoding(sibling)
 
     def leave(self, sequence: Sequence) -> None:

@@ -106,6 +106,29 @@ class Tokenizer:
             return rows
         return [row if len(row) <= max_tokens else np.concatenate([row[: max_tokens - after], row[len(row) - after :]]) for row in rows]
 
+    def encode_words(self, words: Sequence[str], max_tokens: int | None = None) -> tuple[ModelText, np.ndarray]:
+        """A text that was cut into words before, as the model wants it, and of which word each token is (-1 for control tokens).
+
+        Shapes: (T,). Cut to max_tokens, the last words are left out.
+        """
+        encoding = self._reading_text.encode(list(words), is_pretokenized=True)
+        text = ModelText.of(encoding)
+        of_word = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+        if max_tokens is None or len(of_word) <= max_tokens:
+            return text, of_word
+        room = max_tokens - int(text.is_special.sum())
+        return text.cut_to(max_tokens), of_word[text.is_special | (np.cumsum(~text.is_special) <= room)]
+
+    def continues_word(self, id: int) -> bool:
+        """Whether a token goes on with the word of the token before it."""
+        token = self.raw.id_to_token(id)
+        if token is None or id in self.special_ids:
+            return False
+        if isinstance(self.raw.model, models.WordPiece):
+            return token.startswith(self.raw.model.continuing_subword_prefix)
+        said = self.token_bytes(id).decode("utf-8", errors="replace")
+        return said[:1].isalnum() or said[:1] == "\ufffd"  # elsewhere a word brings its space along
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; control tokens are left out."""
         return self.raw.decode(list(ids), skip_special_tokens=True)

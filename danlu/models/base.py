@@ -103,7 +103,8 @@ class Family:
     sizes: Callable[[str, int, int | None], Any]  # a size's name, the vocabulary and, if given, the context to a configuration
     recipe: Callable[[Any, bool], Recipe]  # a configuration, and whether training begins from scratch
     build: Callable[[Any], nn.Module]
-    heads: tuple[HeadKind, ...]  # what its models can answer
+    with_head: Callable[[Any, Head], Any]  # a configuration that answers something else; ConfigError if the family cannot
+    packs: bool  # whether it reads several texts in one row (Packing)
     memory: Memory  # what is kept of earlier positions to go on from: keys and values, one state, or none, since it does not generate
     model_types: tuple[str, ...]
     names: Callable[[Any], Names]
@@ -124,6 +125,13 @@ def choose_size(family: str, name: str, sizes: Mapping[str, Any]) -> Any:
     if name not in sizes:
         raise ConfigError(f"the size came as {family}/{name}; expected one of {', '.join(f'{family}/{known}' for known in sizes)}")
     return sizes[name]
+
+
+def words_only(config: Any, head: Head) -> Any:
+    """`with_head` of a family that answers words alone. Raises: ConfigError for any other head."""
+    if head.kind != "words":
+        raise ConfigError(f"a {config.architecture} answers words, not {head.kind}; begin from a bert (such as minilm-l6)")
+    return config
 
 
 def read_activation(foreign: Any) -> str:

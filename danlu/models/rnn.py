@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -34,6 +34,11 @@ class RNNConfig:
             raise ConfigError(f"cell came as {self.cell!r}; expected one of {', '.join(CELLS)}")
 
     architecture: Literal["danlu-rnn"] = MODEL_TYPE
+
+    @property
+    def state_width(self) -> int:
+        """Numbers that a layer carries from one position to the next."""
+        return CELLS[self.cell][1] * self.width
 
 
 class RNN(nn.Module):
@@ -106,10 +111,17 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
     )
 
 
+def with_head(config: RNNConfig, head: Head) -> RNNConfig:
+    """The same network with another head."""
+    if head.kind not in ("words", "classes"):
+        raise ConfigError(f"a recurrent network here answers words or classes, not {head.kind}; begin from a model of the family bert")
+    return replace(config, head=head)
+
+
 def recipe(config: RNNConfig, from_scratch: bool) -> Recipe:
     """Positions are computed one after the other, so a step holds many short rows."""
     rate = 4e-3 * (256 / config.width) ** 0.5 * (0.25 if config.cell == "tanh" else 1.0)
-    return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=2**12)
+    return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=2**11)
 
 
 def read_config(raw: Mapping[str, Any]) -> RNNConfig:
@@ -147,7 +159,8 @@ FAMILY = Family(
     sizes=size,
     recipe=recipe,
     build=RNN,
-    heads=("words", "classes"),
+    with_head=with_head,
+    packs=False,
     memory="state",
     model_types=(MODEL_TYPE,),
     names=lambda config: Names(table={name: name for name in _SAME}),

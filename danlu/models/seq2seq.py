@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from danlu.base.errors import CheckpointError, RequestError
-from danlu.models.base import Family, Inputs, Recipe, check_sizes, choose_size, initialise, positions_of, read_activation, write_activation
+from danlu.models.base import (
+    Family,
+    Inputs,
+    Recipe,
+    check_sizes,
+    choose_size,
+    initialise,
+    positions_of,
+    read_activation,
+    words_only,
+    write_activation,
+)
 from danlu.models.naming import Names
 from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look, lean
 from danlu.nn.block import Block, BlockConfig
@@ -204,7 +215,7 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
 
 
 def recipe(config: Seq2SeqConfig, from_scratch: bool) -> Recipe:
-    """As a decoder's, with larger steps, since few of the tokens are targets."""
+    """As a decoder's, with twice its tokens a step, since few of them are targets."""
     rate = 2e-3 * (256 / config.width) ** 0.75
     return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=min(2**18, 2**11 * max(1, config.width // 256) ** 2))
 
@@ -366,7 +377,8 @@ FAMILY = Family(
     sizes=size,
     recipe=recipe,
     build=Seq2Seq,
-    heads=("words",),
+    with_head=words_only,
+    packs=False,
     memory="keys",
     model_types=("t5", "mt5", "bart", "marian"),
     names=names,

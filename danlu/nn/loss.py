@@ -14,8 +14,8 @@ IGNORED = -100  # a target that does not count
 CHUNK_LOGITS = 2**26  # logits held at once: 256 MiB in float32
 
 
-def next_token_loss(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary_size: int) -> Tensor:
-    """Sum of -ln p(target) over all targets that count, never holding more than a chunk of logits.
+def token_loss(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary_size: int) -> Tensor:
+    """Sum of -ln p(target) over all targets that count (next tokens, hidden words), never holding more than a chunk of logits.
 
     Shapes: hidden (B, T, D), targets (B, T) with IGNORED where nothing is asked; logits_of maps (N, D) -> (N, V).
     Units: nats, summed: divide by the number of targets for nats per target.
@@ -34,3 +34,17 @@ def next_token_loss(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targe
 
 def _summed_nats(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits_of(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
+
+
+def span_loss(scores: Tensor, spans: Tensor, visible: Tensor) -> Tensor:
+    """Sum of half of -ln p(first token) - ln p(last token), each among the positions that may be answered.
+
+    Shapes: scores (B, T, 2), spans (B, 2) of positions, visible (B, T), True = may be the answer. Units: nats, summed.
+    """
+    among = scores.float().masked_fill(~visible[..., None], -torch.inf).transpose(1, 2)  # (B, 2, T)
+    return F.cross_entropy(among.flatten(0, 1), spans.flatten(), reduction="sum") / 2
+
+
+def squared_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Sum of (found - wanted)^2: divided by their number it is the mean squared error. Shapes: equal."""
+    return F.mse_loss(found.float(), wanted, reduction="sum")

@@ -71,6 +71,9 @@ def evaluate(
     loaded = load_model(model)
     if loaded.tokenizer is None:
         raise ConfigError(f"{model} has no tokenizer, so it cannot read text; expected tokenizer.json beside its weights")
+    if loaded.family.pretraining != "next-token":
+        learns = loaded.family.pretraining.replace("-", " ")
+        raise ConfigError(f"{model} does not foretell next tokens (it learns {learns}); its own held-out loss is in its run's evaluation/")
     device = choose_device()
     chosen, _ = choose_precision(precision, device)
     start = next((id for id in (loaded.tokenizer.bos_id, loaded.tokenizer.end_of_text_id) if id is not None), 0)

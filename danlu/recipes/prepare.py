@@ -41,7 +41,7 @@ def prepare(
     Parameters
     ----------
     sources
-        Files (.txt .md .rst .html, .jsonl .json .csv .tsv .parquet, .gz or .zst of these), folders of them, catalog names,
+        Files (.txt .md .rst .html, manual pages, .jsonl .json .csv .tsv .parquet, .gz or .zst of these), folders of them, catalog names,
         or hf:owner/name for a data set of the hub.
     out
         The folder to make; new, or one that the same command has begun.

@@ -1,50 +1,39 @@
-"""`danlu train`: weights from scratch or from elsewhere, moved toward a text."""
+"""`danlu train`: weights from scratch or from elsewhere, moved toward a text or toward the answers of examples."""
 
 from __future__ import annotations
 
 import json as encoder
 import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 
-from danlu.base.device import choose_device, choose_precision, set_threads
-from danlu.base.errors import CheckpointError, ConfigError, DataError
+from danlu.base.device import choose_device, choose_precision, computing_in, set_threads
+from danlu.base.errors import ConfigError, DataError
 from danlu.base.run import Run
-from danlu.data import preparation
-from danlu.data.batches import Batches
-from danlu.data.prepared import Prepared, open_prepared
-from danlu.evaluation.loss import TextLoss, measure_text
-from danlu.inference.model import Model
-from danlu.inputs.tokenizer import Tokenizer
-from danlu.models.loading import Loaded, families, load_model, save_model
-from danlu.training.checkpoint import Progress, load_training_state, save_training_state
+from danlu.base.signals import stop_asked
+from danlu.evaluation.loss import measure_text
+from danlu.models.loading import Loaded, load_model
+from danlu.training.checkpoint import Progress, load_training_state
 from danlu.training.config import Extent, TrainingConfig, read_seconds
-from danlu.training.loop import StepReport, train_steps
+from danlu.training.lesson import Lesson, Wish, teach
+from danlu.training.objective import held_out
 from danlu.training.optimizer import make_optimizers
+from danlu.training.session import Session
 from danlu.training.watch import Watch
-
-SAMPLE_TOKENS = 48
-CHECKPOINT_SECONDS = 30.0  # at least, between two, unless --checkpoint-every says otherwise
-SAMPLES = 4  # on the way, beside the last
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training run came to."""
+    """What a training run came to; bits per byte where the next token is foretold, accuracy where examples are answered."""
 
     run: str
     model: str
+    task: str
     steps: int
     tokens: int
     wall_seconds: float
@@ -52,6 +41,7 @@ class Trained:
     train_loss_nats: float
     val_loss_nats: float | None
     val_bits_per_byte: float | None
+    val_accuracy: float | None
     sample: str
     parameters: int
     precision: str
@@ -66,10 +56,13 @@ def train(
     name: str | None = None,
     steps: int | None = None,
     budget: str | None = None,
+    epochs: float | None = None,
     optimizer: str = "auto",
     rate: float | None = None,
     batch_rows: int | None = None,
     context_length: int | None = None,
+    whole_words: bool = False,
+    truncate: bool = False,
     checkpoint_every: int | None = None,
     resume: bool = False,
     seed: int = 0,
@@ -77,7 +70,7 @@ def train(
     threads: int | None = None,
     json: bool = False,
 ) -> Trained:
-    """Train a model on prepared text, from scratch or from weights that are there.
+    """Train a model on text or on examples, from scratch or from weights that are there.
 
     The run's folder holds everything: settings, metrics.jsonl, TensorBoard curves, samples, checkpoints (each a Hugging Face
     folder) and final/, the model to take away. Ctrl-C saves and says how to go on.
@@ -85,34 +78,43 @@ def train(
     Parameters
     ----------
     start
-        A size to begin from scratch (gpt/nano, gpt/tiny, gpt/mini, gpt/small, ... gpt/7b), or a model to go on from: a run, a
-        Hugging Face folder, a .gguf file, a catalog name.
+        A size to begin from scratch (gpt/tiny, bert/tiny, seq2seq/tiny, rnn/tiny, rnn/gru-tiny; nano, mini, small and more), or a
+        model to go on from: a run, a Hugging Face folder, a .gguf file, a catalog name.
     data
-        A folder made by `danlu prepare`; raw files or folders are prepared first, into the run.
+        Text: a folder made by `danlu prepare`, or raw files, which are prepared first, into the run. For a task: files of rows with
+        the task's fields.
     task
-        What is learned: "text" foretells the next token. More come with later versions.
+        text: what the family learns from text (gpt and rnn the next token, bert hidden words and next sentences, seq2seq spans that were
+        cut out). From rows: classify (text, label), regress (text, label as a number), label (tokens, tags), span (context, question,
+        answers), translate (source, target).
     runs
         Where runs are kept.
     name
         The run's name; by default the start, the date and the time.
     steps
-        How many steps to take; or give a budget.
+        How many steps to take; or give a budget or epochs.
     budget
-        How long to train: 60s, 5m, 1h, counted from the command's start. Without steps or budget: one pass over the text.
+        How long to train: 60s, 5m, 1h, counted from the command's start.
+    epochs
+        How many times to go through the data. Without steps, budget or epochs: once through a text, three times through examples.
     optimizer
-        adamw; muon for the matrices within blocks with adamw for the rest; auto: muon from scratch, adamw from weights that are there.
+        sgd (give it a --rate near 0.1), adam, adamw; muon: for blocks' matrices, adamw for the rest; auto: muon from scratch, else adamw.
     rate
         The highest rate (of adamw where muon has its own); by default it follows from the model's width.
     batch_rows
-        Rows of context_length tokens in a step; by default they follow from the size.
+        Rows in a step; by default they follow from the size, and are 32 for examples.
     context_length
         Tokens that the model sees at once; by default the size's own.
+    whole_words
+        Hide whole words, not pieces of them (bert on text).
+    truncate
+        Cut examples that are longer than the context; without it they stop the training, since their answers may be lost.
     checkpoint_every
         Steps between checkpoints; by default ten in a run, at least 30 s apart in a run with a budget.
     resume
         Go on with the run of this name (or `danlu train RUN --resume`) from its newest whole checkpoint.
     seed
-        Draws first weights and the order of the text.
+        Draws first weights and the order of the data.
     precision
         auto, float32 or bfloat16: the numbers that matrix products are made in.
     threads
@@ -122,124 +124,77 @@ def train(
     """
     began = time.perf_counter()
     set_threads(threads)
-    if task != "text":
-        raise ConfigError(f"--task came as {task!r}; this version trains 'text'")
+    extents = {"steps": steps, "budget": budget, "epochs": epochs}
+    if sum(value is not None for value in extents.values()) > 1:
+        raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
     if resume and name is None and Run(Path(start)).exists():
         run, settings = Run.open(Path(start)), Run.open(Path(start)).config
-        settings |= {key: value for key, value in {"steps": steps, "budget": budget}.items() if value is not None}
+        settings |= extents if any(value is not None for value in extents.values()) else {}
     else:
         if data is None:
-            raise ConfigError("training needs text: --data FOLDER (made by danlu prepare) or --data FILE")
+            raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
         settings = {
-            "start": start, "data": data, "seed": seed, "optimizer": optimizer, "rate": rate, "batch_rows": batch_rows,
-            "context_length": context_length, "steps": steps, "budget": budget, "precision": precision,
+            "start": start, "data": data, "task": task, "seed": seed, "optimizer": optimizer, "rate": rate, "batch_rows": batch_rows,
+            "context_length": context_length, "whole_words": whole_words, "truncate": truncate, "precision": precision, **extents,
         }  # fmt: skip
-        if steps is not None and budget is not None:
-            raise ConfigError("--steps and --budget both came; expected one of them")
         name = name or f"{Path(start).name}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = _same_run(Run.open(runs / name), settings) if resume else Run.create(runs, name, settings)
-    text = _open_data(str(settings["data"]), run, seed=settings["seed"])
-    result = _train(run, settings, text, began, checkpoint_every)
+    result = _train(run, settings, began, checkpoint_every)
     if json:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result
 
 
-def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, checkpoint_every: int | None) -> Trained:
+def _train(run: Run, settings: dict[str, Any], began: float, checkpoint_every: int | None) -> Trained:
     torch.manual_seed(settings["seed"])
-    loaded = _starting_model(str(settings["start"]), text, settings["context_length"])
     device = choose_device()
-    module, tokenizer = loaded.module.to(device), loaded.tokenizer
-    assert tokenizer is not None
-    config = _training_config(loaded, settings)
-    batches = Batches(text.split("train"), config.context_length, config.batch_rows, settings["seed"])
-    one_pass = max(1, text.tokens("train") // (config.batch_rows * config.context_length))
-    seconds = read_seconds(settings["budget"]) if settings["budget"] and settings["steps"] is None else None
-    extent = Extent(steps=None if seconds else settings["steps"] or one_pass, seconds=seconds)
+    loaded, lesson, config = teach(Wish(**{key: settings[key] for key in Wish.__dataclass_fields__}), run.data)
+    module = loaded.module.to(device)
+    seconds = read_seconds(settings["budget"]) if settings["budget"] else None
+    passes = settings["epochs"] if settings["epochs"] is not None else 3 if lesson.answers else 1
+    one_pass = lesson.objective.steps_an_epoch
+    extent = Extent(steps=None if seconds else settings["steps"] or max(1, round(passes * one_pass)), seconds=seconds)
     chosen, why = choose_precision(settings["precision"], device)
     progress = Progress(precision=chosen, seconds=time.perf_counter() - began if seconds else 0.0)
     optimizers = make_optimizers(module, config)
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
-        if run.manifest.get("data_fingerprint") != text.fingerprint:
-            raise DataError(f"{text.folder} has changed since {run.folder} began; restore it, or begin another --name")
-        restored = load_model(str(checkpoint)).module.state_dict()
-        module.load_state_dict(restored)
+        if run.manifest.get("data_fingerprint") != lesson.fingerprint:
+            raise DataError(f"{settings['data']} has changed since {run.folder} began; restore it, or begin another --name")
+        module.load_state_dict(load_model(str(checkpoint)).module.state_dict())
         progress = load_training_state(checkpoint, module, optimizers)
         run.forget_after(progress.step)
-    first_step, first_seconds, first_tokens = progress.step, progress.seconds, progress.tokens
+    first = Progress(**asdict(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    run.write_manifest(_manifest(settings, config, loaded, progress, parameters, text.fingerprint))
-
-    def write(folder: Path) -> None:
-        save_model(module, loaded.family, tokenizer, folder)
-
-    def write_all(folder: Path) -> None:
-        write(folder)
-        save_training_state(folder, module, optimizers, progress)
-
-    def sample() -> str:
-        model = Model(replace(loaded, module=module))
-        try:
-            return model.generate("", max_tokens=min(SAMPLE_TOKENS, config.context_length // 2), temperature=0.8, seed=0).text
-        finally:
-            model.close()
-            module.train()
-
-    with Watch(extent, run.tensorboard) as watch, _stop_signals() as stopped:
+    run.write_manifest(_manifest(settings, config, loaded, progress, parameters, lesson.fingerprint))
+    with Watch(extent, run.tensorboard) as watch, stop_asked("saving after this step") as stopped:
         watch.say(
-            f"{settings['start']}: {parameters / 1e6:.1f} M weights, {config.batch_rows} x {config.context_length} tokens a step, "
+            f"{settings['start']}: {parameters / 1e6:.1f} M weights, {config.batch_rows} rows of {config.context_length} tokens a step, "
             f"rate {config.rate:g}, {chosen} ({why}), {torch.get_num_threads()} threads -> {run.folder}"
         )
         if checkpoint is not None:
             watch.say(f"going on after step {progress.step:,} from {checkpoint}")
-        saved_at = sampled_at = extent.done(progress.step, progress.seconds)
-        saved_time = time.perf_counter()
-        losses: list[float] = []
-
-        def after_step(report: StepReport) -> bool:
-            nonlocal saved_at, saved_time, sampled_at
-            run.log(**asdict(report))
-            watch.step(report)
-            losses.append(report.loss_nats)
-            done = extent.done(report.step, report.wall_seconds)
-            rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS
-            due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
-            if (due and done < 1) or stopped():
-                _save(run, progress.step, write_all, watch)
-                saved_at, saved_time = done, time.perf_counter()
-            if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not stopped():
-                sampled_at = done
-                run.write_sample(report.step, sample())
-            return not stopped()
-
-        train_steps(module, optimizers, batches, config, extent, progress, after_step)
-        if stopped():
-            raise KeyboardInterrupt(f"saved after step {progress.step:,}; go on with: danlu train {run.folder} --resume")
-        _save(run, progress.step, write_all, watch)  # before evaluation, which may fail alone
-        try:
-            run.save_final(write)
-        except OSError as error:
-            raise CheckpointError(f"{run.final} could not be written ({error.strerror}); make room and run again with --resume") from None
-        trained_seconds = progress.seconds - first_seconds
-        measured = _validate(module, text, config.context_length, progress)
+        session = Session(run, loaded, lesson, config, extent, progress, watch)
+        session.go(optimizers, checkpoint_every, stopped)
+        trained_seconds = progress.seconds - first.seconds
+        measured = _validate(loaded, lesson, config, progress)
         if measured:
-            run.log(kind="evaluation", step=progress.step, val_loss_nats=measured.loss_nats, val_bits_per_byte=measured.bits_per_byte)
-            run.write_evaluation("loss", {"split": "validation", **asdict(measured)})
-            watch.curve("val_bits_per_byte", measured.bits_per_byte, progress.step)
-        last = sample()
-        run.write_sample(progress.step, last)
+            run.log(kind="evaluation", step=progress.step, **{name: value for name, value in measured.items() if name.startswith("val_")})
+            run.write_evaluation("loss", measured)
+            watch.curve("val_loss_nats", measured["val_loss_nats"], progress.step)
         result = Trained(
             run=str(run.folder),
             model=str(run.final),
+            task=settings["task"],
             steps=progress.step,
             tokens=progress.tokens,
             wall_seconds=round(time.perf_counter() - began, 2),
-            train_tokens_per_second=round((progress.tokens - first_tokens) / trained_seconds, 1) if progress.step > first_step else 0.0,
-            train_loss_nats=sum(losses[-20:]) / max(len(losses[-20:]), 1),
-            val_loss_nats=measured.loss_nats if measured else None,
-            val_bits_per_byte=measured.bits_per_byte if measured else None,
-            sample=last,
+            train_tokens_per_second=round((progress.tokens - first.tokens) / trained_seconds, 1) if progress.step > first.step else 0.0,
+            train_loss_nats=sum(session.losses[-20:]) / max(len(session.losses[-20:]), 1),
+            val_loss_nats=measured.get("val_loss_nats"),
+            val_bits_per_byte=measured.get("val_bits_per_byte"),
+            val_accuracy=measured.get("val_accuracy"),
+            sample=session.sample(),
             parameters=parameters,
             precision=chosen,
         )
@@ -247,67 +202,34 @@ def _train(run: Run, settings: dict[str, Any], text: Prepared, began: float, che
     return result
 
 
-def _starting_model(start: str, text: Prepared, context_length: int | None) -> Loaded:
-    """A new model of a size, with the tokenizer of the text; or one that is there, whose tokenizer must be the text's."""
-    tokenizer = Tokenizer.load(text.tokenizer_folder)
-    family = families().get(start.split("/")[0])
-    if family is not None and "/" in start and not Path(start).exists():
-        config = family.sizes(start.split("/", 1)[1], tokenizer.vocabulary_size, context_length)
-        return Loaded(name=start, path=Path(start), family=family, config=config, module=family.build(config), tokenizer=tokenizer)
-    loaded = load_model(start)
-    if loaded.tokenizer is None or loaded.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise DataError(f"{text.folder} was tokenized for another model than {start}; prepare it with --tokenizer {start}")
-    return loaded
-
-
-def _training_config(loaded: Loaded, settings: dict[str, Any]) -> TrainingConfig:
-    """The dial's defaults, and what was asked for instead."""
-    scratch = loaded.path == Path(loaded.name) and not loaded.path.exists()
-    context = min(settings["context_length"] or min(loaded.config.context_length, 1024), loaded.config.context_length)
-    defaults = loaded.family.recipe(loaded.config, scratch)
-    return TrainingConfig(
-        optimizer=("muon" if scratch else "adamw") if settings["optimizer"] == "auto" else settings["optimizer"],
-        rate=settings["rate"] if settings["rate"] is not None else defaults.rate,
-        batch_rows=settings["batch_rows"] or max(1, defaults.batch_tokens // context),
-        context_length=context,
-    )
-
-
-def _open_data(data: str, run: Run, seed: int) -> Prepared:
-    path = Path(data)
-    if (path / "manifest.json").is_file() or (path / ".work").is_dir():
-        return open_prepared(path)
-    preparation.run(preparation.Plan(sources=(data,), out=run.data, seed=seed))
-    return open_prepared(run.data)
-
-
 def _same_run(run: Run, settings: dict[str, Any]) -> Run:
     """Refuse to go on with other settings than the run began with; only its end may move."""
     before = run.config
-    changed = [key for key, value in settings.items() if key not in ("steps", "budget") and before.get(key) != value]
+    changed = [key for key, value in settings.items() if key not in ("steps", "budget", "epochs") and before.get(key) != value]
     if changed:
         what = ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed)
         raise ConfigError(f"{run.folder} was begun with other settings ({what}); give the same ones, or begin another --name")
     return run
 
 
-def _save(run: Run, step: int, write: Callable[[Path], None], watch: Watch) -> None:
-    """A checkpoint that cannot be written must not end the training: the older ones are still whole."""
-    try:
-        run.save_checkpoint(step, write)
-    except OSError as error:
-        watch.say(f"danlu: the checkpoint of step {step} was not saved ({error.strerror}); training goes on, make room")
-
-
-def _validate(module: nn.Module, text: Prepared, context: int, progress: Progress) -> TextLoss | None:
-    if not text.tokens("validation"):
-        return None
-    pieces, size = text.split("validation"), text.bytes("validation")
-    return measure_text(module, pieces, size, text.separator_id, progress.precision, context, show=False)
+def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: Progress) -> dict[str, Any]:
+    """How good the model is on what was held out; nothing if nothing was."""
+    if lesson.text is not None and loaded.family.pretraining == "next-token":
+        text = lesson.text
+        if not text.tokens("validation"):
+            return {}
+        pieces, size = text.split("validation"), text.bytes("validation")
+        found = measure_text(loaded.module, pieces, size, text.separator_id, progress.precision, config.context_length, show=False)
+        return {"split": "validation", **asdict(found), "val_loss_nats": found.loss_nats, "val_bits_per_byte": found.bits_per_byte}
+    if lesson.held_out is None:
+        return {}
+    device = next(loaded.module.parameters()).device
+    loss, right = held_out(lesson.held_out, loaded.module, lambda: computing_in(progress.precision, device))
+    return {"split": "validation", "val_loss_nats": loss} | ({"val_accuracy": right} if lesson.answers else {})
 
 
 def _manifest(
-    settings: dict[str, Any], config: TrainingConfig, loaded: Loaded, progress: Progress, parameters: int, data: Any
+    settings: dict[str, Any], config: TrainingConfig, loaded: Loaded, progress: Progress, parameters: int, data: str
 ) -> dict[str, Any]:
     return {
         "settings": settings,
@@ -323,27 +245,14 @@ def _manifest(
 
 
 def _tell(result: Trained, watch: Watch) -> None:
-    held_out = f", validation {result.val_bits_per_byte:.3f} bits per byte" if result.val_bits_per_byte is not None else ""
+    held_out = ""
+    if result.val_bits_per_byte is not None:
+        held_out = f", validation {result.val_bits_per_byte:.3f} bits per byte"
+    elif result.val_loss_nats is not None:
+        held_out = f", validation loss {result.val_loss_nats:.3f}"
+    if result.val_accuracy is not None:
+        held_out += f", {result.val_accuracy:.1%} of answers right"
     watch.say(
         f"{result.steps:,} steps, {result.tokens:,} tokens at {result.train_tokens_per_second:,.0f} tokens/s in {result.wall_seconds:.0f} s"
-        f"{held_out}\ntake it away: {result.model}\ntry it: danlu generate {result.run} 'Once'"
+        f"{held_out}\ntake it away: {result.model}" + (f"\ntry it: danlu generate {result.run} 'Once'" if result.sample else "")
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM end the run after the step under way; a second one ends it at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("danlu: saving after this step; once more to stop at once", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -57,7 +57,7 @@ class Answer:
         self.begun: set[int] = set()
         try:
             for number, ids in enumerate(asked.prompts):
-                self.requests.append(asked.model.engine.submit(ids, asked.sampling, self._deliver(number)))
+                self.requests.append(asked.model.submit(ids, asked.sampling, self._deliver(number)))
         except DanluError:
             self.cancel()
             raise
@@ -104,7 +104,7 @@ class Answer:
 
     def cost(self) -> dict[str, int]:
         """Tokens read and drawn so far."""
-        return usage(sum(len(request.ids) for request in self.requests), sum(request.sampled for request in self.requests))
+        return usage(sum(request.prompt_length for request in self.requests), sum(request.sampled for request in self.requests))
 
 
 async def whole(http: HttpRequest, asked: Asked) -> Response:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from danlu.base.errors import ConfigError
 
+OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -16,16 +17,18 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 class TrainingConfig:
     """How weights are moved. Rates are per step; `final_rate` and `warmup` are shares of the highest rate and of the run.
 
-    `optimizer` is adamw, or muon for the matrices within blocks (at `muon_rate`) with adamw for the rest.
+    `optimizer` is sgd (with `momentum`), adam, adamw, or muon for the matrices within blocks (at `muon_rate`) with adamw for the rest.
+    `weight_decay` shrinks matrices apart from their gradient, which is what adamw adds to adam; sgd and adam have none.
     """
 
     rate: float
     batch_rows: int
     context_length: int
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     muon_rate: float = 0.02
     warmup: float = 0.03
     final_rate: float = 0.05
+    momentum: float = 0.9
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -36,8 +39,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} came as {value}; expected a positive number")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ConfigError(f"--optimizer came as {self.optimizer!r}; expected auto, adamw or muon")
+        if self.optimizer not in get_args(OptimizerName):
+            raise ConfigError(f"--optimizer came as {self.optimizer!r}; expected auto, {', '.join(get_args(OptimizerName))}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum came as {self.momentum}; expected a number from 0 to below 1")
         if not 0 <= self.warmup < 1 or not 0 <= self.final_rate <= 1:
             raise ConfigError(f"warmup and final_rate came as {self.warmup} and {self.final_rate}; expected shares from 0 to 1")
 

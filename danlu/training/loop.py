@@ -12,17 +12,15 @@ from torch import nn
 
 from danlu.base.device import computing_in
 from danlu.base.errors import DanluError
-from danlu.data.batches import Batches
-from danlu.models.base import Inputs
-from danlu.nn.loss import next_token_loss
 from danlu.training.checkpoint import Progress
 from danlu.training.config import Extent, TrainingConfig
+from danlu.training.objective import Objective
 from danlu.training.schedule import cosine_share
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one step did. Units: loss in nats per token; rate as the optimizer used it."""
+    """What one step did. Units: loss in nats an answer (squared error for numbers); rate as the optimizer used it."""
 
     step: int
     loss_nats: float
@@ -40,7 +38,7 @@ class Diverged(DanluError):
 def train_steps(
     module: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    batches: Batches,
+    objective: Objective,
     config: TrainingConfig,
     extent: Extent,
     progress: Progress,
@@ -59,10 +57,10 @@ def train_steps(
         share = cosine_share(config, extent.done(progress.step, began - clock))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * share
-        tokens, targets = (part.to(device) for part in batches.at(progress.step))
+        batch = objective.batch(progress.step).to(device)
         with computing_in(progress.precision, device):
-            total = next_token_loss(module.logits, module(Inputs(tokens=tokens)), targets, module.config.vocabulary_size)  # type: ignore[operator, arg-type, union-attr]
-        loss = total / targets.numel()
+            found = objective.loss(module, batch)
+        loss = found.total / max(found.count, 1)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.clip))
         if not math.isfinite(norm) or not math.isfinite(loss.item()):
@@ -74,7 +72,7 @@ def train_steps(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         now = time.perf_counter()
-        progress.step, progress.tokens, progress.seconds = progress.step + 1, progress.tokens + targets.numel(), now - clock
+        progress.step, progress.tokens, progress.seconds = progress.step + 1, progress.tokens + batch.tokens, now - clock
         report = StepReport(
             step=progress.step,
             loss_nats=loss.item(),
@@ -82,7 +80,7 @@ def train_steps(
             wall_seconds=round(progress.seconds, 3),
             rate=config.rate * share,
             gradient_norm=norm,
-            tokens_per_second=round(targets.numel() / (now - began), 1),
+            tokens_per_second=round(batch.tokens / (now - began), 1),
         )
         if not after_step(report):
             return

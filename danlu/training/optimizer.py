@@ -9,21 +9,27 @@ from danlu.training.config import TrainingConfig
 
 
 def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over all weights; or Muon over the matrices within blocks and AdamW over the rest.
+    """SGD with momentum, Adam or AdamW over all weights; or Muon over the matrices within blocks and AdamW over the rest.
 
     Each group keeps its highest rate under "peak"; the loop multiplies it by the schedule. Matrices decay under AdamW,
     vectors (norms, biases) do not.
-    Source: Loshchilov & Hutter 2019, arXiv:1711.05101; Jordan et al. 2024, "Muon: an optimizer for hidden layers".
+    Source: Polyak 1964 (momentum); Kingma & Ba 2015, arXiv:1412.6980 (Adam); Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW);
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers".
     """
     named = list(module.named_parameters())
-    hidden = [p for name, p in named if config.optimizer == "muon" and p.dim() == 2 and name.startswith("blocks.")]
+    hidden = [p for name, p in named if config.optimizer == "muon" and p.dim() == 2 and "blocks." in name]
     taken = {id(parameter) for parameter in hidden}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "sgd":
+        return [torch.optim.SGD([{"params": rest, "peak": config.rate}], lr=config.rate, momentum=config.momentum, fused=True)]
+    if config.optimizer == "adam":
+        return [torch.optim.Adam([{"params": rest, "peak": config.rate}], lr=config.rate, betas=betas, fused=True)]
     groups = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay, "peak": config.rate},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0, "peak": config.rate},
     ]
-    adam = torch.optim.AdamW(groups, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
+    adam = torch.optim.AdamW(groups, lr=config.rate, betas=betas, fused=True)
     if not hidden:
         return [adam]
     return [torch.optim.Muon([{"params": hidden, "peak": config.muon_rate}], lr=config.muon_rate, weight_decay=0.0), adam]

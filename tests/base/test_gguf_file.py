@@ -7,9 +7,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 
 from danlu.base.errors import CheckpointError
-from danlu.base.gguf_file import read_gguf
+from danlu.base.gguf_file import read_gguf, write_gguf
 
 FIELDS: dict[str, tuple[str, Any]] = {
     "text": ("string", "丹炉 😀"),
@@ -127,3 +128,49 @@ def test_an_infinite_scale_warns_nobody(tmp_path: Path) -> None:
     whole[place : place + 3] = struct.pack("<H", 0x7C00) + b"\0"  # infinity times zero
     (tmp_path / "x.gguf").write_bytes(whole)
     assert np.isnan(read_gguf(tmp_path / "x.gguf")[1]["a"].numpy()).any()
+
+
+TYPES = gguf.GGUFValueType
+WRITTEN: dict[str, tuple[Any, list[gguf.GGUFValueType]]] = {  # what llama.cpp expects each to be
+    "general.architecture": ("llama", [TYPES.STRING]),
+    "text": ("丹炉 😀", [TYPES.STRING]),
+    "whole": (2**32 - 1, [TYPES.UINT32]),
+    "real": (0.5, [TYPES.FLOAT32]),
+    "no": (False, [TYPES.BOOL]),
+    "words": (["a", "", "ж"], [TYPES.ARRAY, TYPES.STRING]),
+    "kinds": ([1, -2, 3], [TYPES.ARRAY, TYPES.INT32]),
+    "scores": ([1.5, -2.0], [TYPES.ARRAY, TYPES.FLOAT32]),
+    "bytes": (b"\x00\xff", [TYPES.ARRAY, TYPES.UINT8]),
+    "nothing": ([], [TYPES.ARRAY]),
+}
+
+
+def test_what_is_written_is_read_by_the_gguf_package_and_by_us(tmp_path: Path) -> None:
+    kinds = {"row": "F32", "F32": "F32", "F16": "F16", "Q8_0": "Q8_0", "Q4_0": "Q4_0", "last": "F16"}
+    tensors = {name: (torch.from_numpy(VALUES[0, :7] if name in ("row", "last") else VALUES), kind) for name, kind in kinds.items()}
+    write_gguf(tmp_path / "x.gguf", {key: value for key, (value, _) in WRITTEN.items()}, tensors)
+    metadata, ours = read_gguf(tmp_path / "x.gguf")
+    theirs = gguf.GGUFReader(tmp_path / "x.gguf")
+    for key, (value, types) in WRITTEN.items():
+        expected = list(value) if isinstance(value, bytes) else value
+        field = theirs.get_field(key)
+        assert field is not None and field.types == types
+        assert metadata[key] == field.contents() == expected
+    assert [tensor.name for tensor in theirs.tensors] == list(tensors)
+    for tensor in theirs.tensors:
+        source = tensors[tensor.name][0].numpy()
+        kind = gguf.GGMLQuantizationType[kinds[tensor.name]]
+        assert tensor.tensor_type == kind and tensor.shape.tolist() == list(source.shape)[::-1]
+        assert tensor.data_offset % 32 == 0
+        packed = gguf.dequantize(gguf.quantize(source, kind), kind)
+        assert np.array_equal(gguf.dequantize(tensor.data, kind), packed)
+        assert np.array_equal(ours[tensor.name].numpy(), packed)
+
+
+def test_numbers_too_large_and_a_failure_midway_leave_no_file(tmp_path: Path) -> None:
+    large = {"first": (torch.zeros(4), "F32"), "large": (torch.full((2, 32), 1e6), "F16")}
+    with pytest.raises(CheckpointError, match="tensor large does not fit F16"):
+        write_gguf(tmp_path / "x.gguf", {}, large)
+    with pytest.raises(NotImplementedError):  # a kind that the package cannot pack is our own mistake
+        write_gguf(tmp_path / "x.gguf", {}, {"a": (torch.zeros(1, 256), "Q6_K")})
+    assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from danlu.data.rows import BadRow
         ({"source": "cat", "target": "猫"}, "cat\n猫"),
         ({"tokens": ["Peter", "lives"], "tags": ["B", "O"]}, "Peter lives"),
         ({"tokens": ["李白", "乘舟"], "tags": ["nr", "v"]}, "李白乘舟"),
+        ({"tokens": ["", "한국어", "문장"], "tags": ["", "", ""]}, "한국어 문장"),
         ({"context": "c", "question": "q", "answers": {"text": ["a", "b"], "answer_start": [0, 1]}}, "c\n\nq\n\na"),
         ({"context": "c", "question": "q", "answers": []}, "c\n\nq"),
         ({"context": "c", "question": "q", "answers": ["a"]}, "c\n\nq\n\na"),

@@ -26,6 +26,14 @@ def test_a_folder_is_searched_through_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_manual_pages_are_known_by_their_folder_too(tmp_path: Path) -> None:
+    for name in ("man1/ls.1.gz", "man7/after.3tcl", "manual/a.1", "logs/system.1", "lib/thing.so.1", "a.1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [file.name.partition("/")[2] for file in find_files([str(tmp_path)])] == ["man1/ls.1.gz", "man7/after.3tcl", "manual/a.1"]
+    assert find_files([str(tmp_path / "a.1")])[0].format == "man"  # whoever names a file means it
+
+
 def test_what_is_named_twice_is_read_once_at_its_first_place(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("x")
@@ -35,8 +43,12 @@ def test_what_is_named_twice_is_read_once_at_its_first_place(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("a.txt", ("text", "")), ("a.tar.gz", None), ("a", None), ("a.gz", None), ("a.b.HTML", ("html", "")), ("x.csv.gz", ("csv", "gzip"))],
-)
+    [
+        ("a.txt", ("text", "")), ("a.tar.gz", None), ("a", None), ("a.gz", None), ("a.b.HTML", ("html", "")), ("x.csv.gz", ("csv", "gzip")),
+        ("ls.1", ("man", "")), ("ls.8.gz", ("man", "gzip")), ("after.3tcl.gz", ("man", "gzip")),
+        ("a.9", None), ("a.7z", None), ("a.3gp", None),
+    ],
+)  # fmt: skip
 def test_formats_by_name(name: str, known: tuple[str, str] | None) -> None:
     assert format_of(name) == known
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
+from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedModel
 
-from danlu.inputs.tokenizer import END_OF_TEXT
+from danlu.inputs.tokenizer import END_OF_TEXT, Tokenizer
 from danlu.inputs.vocabulary_training import train_bpe
 
 from .shapes import make_foreign
@@ -94,3 +96,11 @@ def add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_token_types([1] * (size - 2) + [3, 3])
     writer.add_token_merges([f"{tokens[0]} {tokens[0]}"])
     writer.add_eos_token_id(size - 2)
+
+
+def small_tokenizer(size: int) -> Tokenizer:
+    """A byte-level BPE of so many tokens: the end of text, and some bytes."""
+    whole = json.loads(train_bpe([], 257).raw.to_str())
+    tokens = [END_OF_TEXT, *sorted(whole["model"]["vocab"].keys() - {END_OF_TEXT}, key=lambda token: (token != "a", token))]
+    whole["model"]["vocab"] = {token: id for id, token in enumerate(tokens[:size])}
+    return Tokenizer(RawTokenizer.from_str(json.dumps(whole)), {"eos_token": END_OF_TEXT, "chat_template": "{{ messages[0].content }}"})

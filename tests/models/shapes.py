@@ -154,10 +154,11 @@ def class_of(config: PretrainedConfig) -> Any:
     return getattr(transformers, names.get(config.model_type, "MarianMTModel")) if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def make_foreign(name: str, seed: int = 0) -> PreTrainedModel:
+def make_foreign(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A model of transformers in which every weight, bias and norm counts."""
     torch.manual_seed(seed)
     kind, config = class_of(ALL[name]), copy.deepcopy(ALL[name])
+    config.update(changes)
     model = (kind.from_config(config) if kind is AutoModelForCausalLM else kind(config)).float().eval()
     with torch.no_grad():
         for at, parameter in model.named_parameters():

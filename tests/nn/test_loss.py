@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import danlu.nn.loss
-from danlu.nn.loss import IGNORED, next_token_loss
+from danlu.nn.loss import IGNORED, token_loss
 
 V, D = 23, 6
 
@@ -21,7 +21,7 @@ def parts() -> tuple[Tensor, Tensor, Tensor]:
 
 def loss_and_gradients() -> tuple[Tensor, Tensor, Tensor]:
     hidden, weight, targets = parts()
-    loss = next_token_loss(lambda rows: rows @ weight.t(), hidden, targets, V)
+    loss = token_loss(lambda rows: rows @ weight.t(), hidden, targets, V)
     loss.backward()
     assert hidden.grad is not None and weight.grad is not None
     return loss.detach(), hidden.grad, weight.grad
@@ -53,14 +53,14 @@ def test_chunks_bound_the_logits_held_at_once(monkeypatch: pytest.MonkeyPatch) -
         return rows @ weight.t()
 
     with torch.no_grad():
-        without = next_token_loss(logits_of, hidden, targets, V)
+        without = token_loss(logits_of, hidden, targets, V)
     assert seen == [4] * 8 + [1]
     assert float(without) == pytest.approx(float(loss_and_gradients()[0]), rel=1e-6)
 
 
 def test_where_nothing_is_asked_nothing_is_lost() -> None:
     hidden, weight, targets = parts()
-    loss = next_token_loss(lambda rows: rows @ weight.t(), hidden, torch.full_like(targets, IGNORED), V)
+    loss = token_loss(lambda rows: rows @ weight.t(), hidden, torch.full_like(targets, IGNORED), V)
     loss.backward()
     assert float(loss.detach()) == 0
     assert hidden.grad is not None and not hidden.grad.any()

@@ -125,7 +125,7 @@ def test_continues_from_weights_that_are_there(text: Path, tmp_path: Path) -> No
         ({"start": "nosuch"}, ConfigError, "no model is called nosuch"),
         ({"data": None}, ConfigError, "--data"),
         ({"data": "/nowhere"}, (ConfigError, DataError), "nowhere"),
-        ({"steps": 1, "budget": "5s"}, ConfigError, "both"),
+        ({"steps": 1, "budget": "5s"}, ConfigError, "several of"),
         ({"budget": "soon"}, ConfigError, "budget"),
         ({"rate": float("nan")}, ConfigError, "rate"),
         ({"precision": "int3"}, ConfigError, "precision"),

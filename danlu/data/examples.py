@@ -1,0 +1,293 @@
+"""Labelled rows for supervised training: read, checked one by one, and split."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+import xxhash
+
+from danlu.base.errors import ConfigError, DataError
+from danlu.data.encoding import decode
+from danlu.data.fields import Row, columns, kind_of, parse, string
+from danlu.data.reading import read_pieces
+from danlu.data.rows import BadRow
+from danlu.data.sources import COMPRESSIONS, ROW_FORMATS, find_files
+
+Kind = Literal["classify", "regress", "label", "span", "translate"]
+PAIRS = ("pair", "text_pair")  # what the second text of a row may be called
+SHOWN = 3  # bad rows in a message
+SEED_BITS = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifyExample:
+    """A text, or two, and the name of its class."""
+
+    text: str
+    pair: str | None = None
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegressExample:
+    """A text, or two, and the number that belongs to it."""
+
+    text: str
+    pair: str | None = None
+    label: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelExample:
+    """Tokens as the data has them, and the tag of each."""
+
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A stretch of a context; `start` counts characters."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpanExample:
+    """A question to a context and its answers, each as good as the others; none if the context does not tell."""
+
+    context: str
+    question: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslateExample:
+    """A text and what it becomes."""
+
+    source: str
+    target: str
+
+
+Example: TypeAlias = ClassifyExample | RegressExample | LabelExample | SpanExample | TranslateExample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetAside:
+    """A row that cannot be used."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a source holds: usable rows in their order, those set aside, and, where rows have labels, their names in order."""
+
+    kind: Kind
+    records: tuple[Example, ...]
+    set_aside: tuple[SetAside, ...]
+    labels: tuple[str, ...] = ()
+
+
+def read_examples(source: str, kind: Kind, max_bad: float = 0.1) -> Examples:
+    """Read the rows of a file, a folder, a catalog name or hf:owner/name as examples of one kind.
+
+    Raises: ConfigError if there is no such source; DataError if it has no rows, or more than `max_bad` of them cannot be used.
+    """
+    if not 0 <= max_bad <= 1:
+        raise ConfigError(f"max_bad {max_bad:g} is no share; expected 0 to 1")
+    files = [file for file in find_files([source]) if file.format in ROW_FORMATS.values()]
+    if not files:
+        raise DataError(f"{source} holds no rows; expected {' '.join(ROW_FORMATS)}, or one of these with {' or '.join(COMPRESSIONS)}")
+    read, records, bad = READERS[kind], list[Example](), list[SetAside]()
+    for number, file in enumerate(files):
+        for piece in read_pieces(file, number):
+            if piece.kind == "bad":
+                bad.append(SetAside(file=file.name, line=piece.line, reason=piece.content.decode("utf-8", errors="replace")))
+                continue
+            for line, content in piece.rows():
+                try:
+                    records.append(read(_row(content)))
+                except BadRow as error:
+                    bad.append(SetAside(file=file.name, line=line, reason=str(error)))
+    total = len(records) + len(bad)
+    told = "; ".join(" ".join(str(row).split()) for row in bad[:SHOWN])
+    if len(bad) > max_bad * total:
+        raise DataError(f"{source}: {len(bad):,} of {total:,} rows cannot be used for {kind}, more than {max_bad:g} of all: {told}")
+    if not records:
+        raise DataError(f"{source} holds no row for {kind}" + (f": {told}" if told else "; expected at least one"))
+    return Examples(kind=kind, records=tuple(records), set_aside=tuple(bad), labels=_names(records))
+
+
+def split_examples(examples: Examples, validation: float, seed: int) -> tuple[Examples, Examples]:
+    """Training and validation examples, in their order: of each class the same share, by the hash of the input and the seed.
+
+    The same input, however often it stands there, is on one side only; for spans the input is the context. Each class of two
+    inputs or more is on both sides.
+
+    Raises: ConfigError if `validation` is no share.
+    """
+    if not 0 <= validation < 1:
+        raise ConfigError(f"validation {validation:g} is no share; expected 0 or more, below 1")
+    keys = [xxhash.xxh3_64_intdigest("\0".join(_input(record)).encode(), seed=seed & SEED_BITS) for record in examples.records]
+    classes = defaultdict[str, set[int]](set)
+    for key, record in zip(keys, examples.records, strict=True):
+        classes[record.label if isinstance(record, ClassifyExample) else ""].add(key)
+    chosen = set[int]()
+    for members in classes.values():
+        most = len(members) - 1
+        wanted = min(max(round(len(members) * validation), 1), most) if validation else 0
+        chosen.update(sorted(members)[:wanted])
+    train = tuple(record for key, record in zip(keys, examples.records, strict=True) if key not in chosen)
+    held = tuple(record for key, record in zip(keys, examples.records, strict=True) if key in chosen)
+    return replace(examples, records=train), replace(examples, records=held)
+
+
+def _row(content: bytes) -> Row:
+    row = parse(decode(content)[0])
+    if not isinstance(row, Mapping):
+        raise BadRow(f"a row is {kind_of(row)}; expected an object with fields")
+    return row
+
+
+def _classify(row: Row) -> ClassifyExample:
+    text, label = _text(row, "text"), _label(_value(row, "label"), "label")
+    return ClassifyExample(text=text, pair=_pair(row), label=label)
+
+
+def _regress(row: Row) -> RegressExample:
+    text, value = _text(row, "text"), _value(row, "label")
+    try:
+        label = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        label = math.nan
+    if not math.isfinite(label):
+        raise BadRow(f"`label` is {_shown(value)}; expected a finite number")
+    return RegressExample(text=text, pair=_pair(row), label=label)
+
+
+def _tokens(row: Row) -> LabelExample:
+    tokens, tags = (_list(_value(row, name), name) for name in ("tokens", "tags"))
+    if not tokens or len(tokens) != len(tags):
+        raise BadRow(f"{len(tokens)} `tokens` and {len(tags)} `tags`; expected as many, and at least one")
+    return LabelExample(tokens=tuple(string(token, "tokens") for token in tokens), tags=tuple(_label(tag, "tags") for tag in tags))
+
+
+def _span(row: Row) -> SpanExample:
+    context, question, answers = _text(row, "context"), _text(row, "question"), _value(row, "answers")
+    if isinstance(answers, str):
+        answers = parse(answers) if answers.lstrip()[:1] in ("[", "{") else [answers]
+    if isinstance(answers, Mapping):  # SQuAD's columns: one list of texts, one of starts
+        texts = _list(_value(answers, "text"), "text")
+        starts = _list(answers.get("answer_start") or [None] * len(texts), "answer_start")
+        if len(texts) != len(starts):
+            raise BadRow(f"`answers` has {len(texts)} `text` and {len(starts)} `answer_start`; expected as many")
+        pairs = list(zip(texts, starts, strict=True))
+    else:
+        listed = [answer if isinstance(answer, Mapping) else {"text": answer} for answer in _list(answers, "answers")]
+        pairs = [(_value(answer, "text"), answer.get("answer_start")) for answer in listed]
+    return SpanExample(context=context, question=question, answers=tuple(_answer(context, text, start) for text, start in pairs))
+
+
+def _answer(context: str, text: object, start: object) -> Answer:
+    text = string(text, "answers")
+    start = context.find(text) if start is None else start
+    if not text or start == -1:
+        raise BadRow(f"the answer {text[:40]!r} does not stand in the context")
+    if not isinstance(start, int) or start < 0 or not context.startswith(text, start):
+        there = repr(context[start : start + 40]) if isinstance(start, int) and start >= 0 else "nothing"
+        raise BadRow(f"the answer {text[:40]!r} does not stand in the context at {_shown(start)}, where {there} stands")
+    return Answer(text=text, start=start)
+
+
+def _translate(row: Row) -> TranslateExample:
+    names = ("prompt", "completion") if "source" not in row and "prompt" in row else ("source", "target")
+    source, target = (_text(row, name) for name in names)
+    return TranslateExample(source=source, target=target)
+
+
+READERS: dict[Kind, Callable[[Row], Example]] = {
+    "classify": _classify,
+    "regress": _regress,
+    "label": _tokens,
+    "span": _span,
+    "translate": _translate,
+}
+assert set(READERS) == set(get_args(Kind))
+
+
+def _value(row: Row, name: str) -> object:
+    if name not in row:
+        raise BadRow(f"no field {name!r} among {columns(row)}")
+    if row[name] is None:
+        raise BadRow(f"`{name}` is missing or not a number in this row")
+    return row[name]
+
+
+def _text(row: Row, name: str) -> str:
+    text = string(_value(row, name), name)
+    if not text.strip():
+        raise BadRow(f"`{name}` is empty")
+    return text
+
+
+def _pair(row: Row) -> str | None:
+    return next((_text(row, name) for name in PAIRS if row.get(name) is not None), None)
+
+
+def _label(value: object, field: str) -> str:
+    """The name of a label: 3, 3.0 and "3.0" are one, since a column with a gap turns whole numbers into others."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    name = value.strip() if isinstance(value, str) else json.dumps(value) if isinstance(value, int) else ""
+    if not name or name.lower() == "nan":
+        raise BadRow(f"`{field}` is {_shown(value)}; expected a name or a whole number")
+    whole = name.removesuffix(".0")
+    return whole if _is_whole(whole) else name
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _list(value: object, field: str) -> list[object]:
+    """A list; tables of text hold it as JSON."""
+    if isinstance(value, str):
+        value = parse(value)
+    if not isinstance(value, list):
+        raise BadRow(f"`{field}` is {kind_of(value)}; expected a list")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def _names(records: list[Example]) -> tuple[str, ...]:
+    """Names of labels, once each: as numbers if all are, else as words."""
+    names = {record.label for record in records if isinstance(record, ClassifyExample)}
+    names |= {tag for record in records if isinstance(record, LabelExample) for tag in record.tags}
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if all(map(_is_whole, names)) else sorted(names))
+
+
+def _input(record: Example) -> tuple[str, ...]:
+    """What a model is given of an example."""
+    if isinstance(record, LabelExample):
+        return record.tokens
+    if isinstance(record, SpanExample):
+        return (record.context,)
+    if isinstance(record, TranslateExample):
+        return (record.source,)
+    return (record.text, record.pair or "")

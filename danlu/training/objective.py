@@ -1,0 +1,237 @@
+"""What a model learns: how the batch of a step is made, a pure function of seed and step, and how wrong the model is on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danlu.data.batches import Batches
+from danlu.data.examples import Kind
+from danlu.data.masking import Masking, corrupt_spans, pair_sentences
+from danlu.data.supervised import Rows
+from danlu.models.base import Inputs
+from danlu.nn.attention import Packing
+from danlu.nn.loss import IGNORED, span_loss, squared_error, token_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a model reads in one step, and what it should have answered; IGNORED where nothing is asked."""
+
+    inputs: Inputs
+    targets: Tensor
+    follows: Tensor | None = None  # (B,): 0 if the second text follows the first, 1 if it is another
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        given = {field.name: getattr(self.inputs, field.name) for field in fields(Inputs)}
+        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}
+        follows = None if self.follows is None else self.follows.to(device)
+        return Batch(inputs=Inputs(**moved), targets=self.targets.to(device), follows=follows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads or is given to go on from."""
+        return self.inputs.tokens.numel() + (0 if self.inputs.source is None else self.inputs.source.numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Summed over all that was asked, so that parts of a batch add up; `right` of the answers were exactly right."""
+
+    total: Tensor
+    count: int
+    right: int
+
+
+class Objective(Protocol):
+    """One way of learning. Units: loss in nats for each answer, squared error for numbers."""
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps in which everything is seen once."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+
+    def loss(self, module: Any, batch: Batch) -> Loss:
+        """How wrong the model is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """Each position foretells the token after it: -sum ln p(x[t+1] | x[..t])."""
+
+    batches: Batches
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return self.batches.steps_an_epoch
+
+    def batch(self, step: int) -> Batch:
+        tokens, targets = self.batches.at(step)
+        return Batch(inputs=Inputs(tokens=tokens), targets=targets)
+
+    def loss(self, module: Any, batch: Batch) -> Loss:
+        return _words(module, module(batch.inputs), batch.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedWords:
+    """Hidden words are guessed from both sides, and whether a second text follows the first: -sum ln p(x[hidden] | rest) + -ln p(follows).
+
+    A row is [CLS] text [SEP], or [CLS] first [SEP] second [SEP]. Scores of words are computed at hidden places only.
+    Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1; without next sentences as Liu et al. 2019, arXiv:1907.11692.
+    """
+
+    batches: Batches  # of windows that leave room for the special tokens
+    masking: Masking
+    begin_id: int
+    end_id: int
+    next_sentence: bool
+    seed: int
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return self.batches.steps_an_epoch
+
+    def batch(self, step: int) -> Batch:
+        draw = np.random.default_rng((self.seed, step, 1))
+        text = self.batches.at(step)[0].numpy()
+        begin, end = (np.full((len(text), 1), id, dtype=np.int64) for id in (self.begin_id, self.end_id))
+        if not self.next_sentence:
+            tokens, hidden = self.masking.hide(np.concatenate([begin, text, end], axis=1), draw)
+            original = np.concatenate([begin, text, end], axis=1)
+            return Batch(inputs=Inputs(tokens=torch.from_numpy(tokens)), targets=torch.from_numpy(np.where(hidden, original, IGNORED)))
+        half = text.shape[1] // 2
+        others = np.roll(text, 1, axis=0)[:, half:] if len(text) > 1 else self.batches.at(step + 1)[0].numpy()[:, half:]
+        second, follows = pair_sentences(text[:, :half], text[:, half:], others, draw)
+        original = np.concatenate([begin, text[:, :half], end, second, end], axis=1)
+        tokens, hidden = self.masking.hide(original, draw)
+        segments = (torch.arange(original.shape[1]) > half + 1).long().expand(len(original), -1)
+        return Batch(
+            inputs=Inputs(tokens=torch.from_numpy(tokens), segments=segments),
+            targets=torch.from_numpy(np.where(hidden, original, IGNORED)),
+            follows=torch.from_numpy(follows),
+        )
+
+    def loss(self, module: Any, batch: Batch) -> Loss:
+        hidden = module(batch.inputs)
+        places = batch.targets != IGNORED
+        words = _words(module, hidden[places][None], batch.targets[places][None])
+        if batch.follows is None:
+            return words
+        # Both means count alike, as in BERT.
+        following = F.cross_entropy(module.follows(hidden).float(), batch.follows)
+        return replace(words, total=words.total + following * words.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCorruption:
+    """A source with gaps is read, and what stood in the gaps is written: -sum ln p(target[t] | target[..t-1], source).
+
+    Source: Raffel et al. 2020, arXiv:1910.10683, section 3.1.4.
+    """
+
+    batches: Batches
+    sentinels: tuple[int, ...]
+    end_id: int
+    start_id: int
+    seed: int
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return self.batches.steps_an_epoch
+
+    def batch(self, step: int) -> Batch:
+        draw = np.random.default_rng((self.seed, step, 1))
+        source, target = corrupt_spans(self.batches.at(step)[0].numpy(), draw, sentinels=self.sentinels, end_id=self.end_id)
+        given = np.concatenate([np.full((len(target), 1), self.start_id), target[:, :-1]], axis=1)
+        return Batch(
+            inputs=Inputs(tokens=torch.from_numpy(given), source=torch.from_numpy(source)), targets=torch.from_numpy(target)
+        )  # fmt: skip
+
+    def loss(self, module: Any, batch: Batch) -> Loss:
+        return _words(module, module(batch.inputs), batch.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromExamples:
+    """Examples with their answers: a class, a number, a label a token, a span, or another text."""
+
+    rows: Rows
+    kind: Kind
+    packed: bool  # whether the family reads packed rows, so that nothing is padded
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return self.rows.steps_an_epoch
+
+    def batch(self, step: int) -> Batch:
+        found = self.rows.at(step)
+        if self.packed and self.kind != "span":
+            tokens, segments = (torch.from_numpy(np.concatenate(each))[None] for each in (found.ids, found.segments))
+            inputs = Inputs(tokens=tokens, segments=segments, visible=Packing(tuple(map(len, found.ids))))
+            targets = torch.from_numpy(np.concatenate(found.targets)[None] if self.kind == "label" else np.stack(found.targets))
+            return Batch(inputs=inputs, targets=targets)
+        tokens, visible = _pad(found.ids, self.rows.pad_id)
+        if self.kind == "translate":
+            targets, _ = _pad(found.targets, IGNORED)
+            given = torch.cat((torch.full((len(targets), 1), self.rows.start_id), targets[:, :-1]), dim=1)
+            given = torch.where(given == IGNORED, self.rows.pad_id, given)  # behind the end: nothing is asked there
+            return Batch(inputs=Inputs(tokens=given, source=tokens, source_visible=visible[:, None, None]), targets=targets)
+        segments, _ = _pad(found.segments, 0)
+        targets = _pad(found.targets, IGNORED)[0] if self.kind == "label" else torch.from_numpy(np.stack(found.targets))
+        return Batch(inputs=Inputs(tokens=tokens, segments=segments, visible=visible[:, None, None]), targets=targets)
+
+    def loss(self, module: Any, batch: Batch) -> Loss:
+        hidden, targets = module(batch.inputs), batch.targets
+        if self.kind == "translate":
+            return _words(module, hidden, targets)
+        scores = module.logits(hidden, batch.inputs.visible)
+        if self.kind == "regress":
+            return Loss(total=squared_error(scores[:, 0], targets), count=len(targets), right=0)
+        if self.kind == "span":
+            visible = batch.inputs.visible
+            assert isinstance(visible, Tensor)
+            ends = scores.masked_fill(~visible[:, 0, 0, :, None], -torch.inf).argmax(1)
+            return Loss(total=span_loss(scores, targets, visible[:, 0, 0]), count=len(targets), right=int((ends == targets).all(1).sum()))
+        scores, targets = scores.flatten(0, -2).float(), targets.flatten()
+        right = int((scores.argmax(-1) == targets).sum())
+        total = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+        return Loss(total=total, count=int((targets != IGNORED).sum()), right=right)
+
+
+def _words(module: Any, hidden: Tensor, targets: Tensor) -> Loss:
+    total = token_loss(module.logits, hidden, targets, module.config.vocabulary_size)
+    return Loss(total=total, count=int((targets != IGNORED).sum()), right=0)
+
+
+def _pad(rows: list[np.ndarray[Any, Any]], filler: int) -> tuple[Tensor, Tensor]:
+    """Rows filled up to the longest, and where they are real: (B, T), (B, T)."""
+    longest = max(map(len, rows))
+    filled = np.full((len(rows), longest), filler, dtype=np.int64)
+    for place, row in zip(filled, rows, strict=True):
+        place[: len(row)] = row
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.from_numpy(filled), torch.arange(longest) < lengths[:, None]
+
+
+@torch.inference_mode()
+def held_out(objective: Objective, module: nn.Module, computing: Callable[[], Any], most_steps: int = 16) -> tuple[float, float]:
+    """Mean loss, and share of answers that were exactly right, over what was held out (or its first `most_steps` batches)."""
+    was_training, device = module.training, next(module.parameters()).device
+    module.eval()
+    total, count, right = 0.0, 0, 0
+    for step in range(min(objective.steps_an_epoch, most_steps)):
+        with computing():
+            found = objective.loss(module, objective.batch(step).to(device))
+        total, count, right = total + float(found.total), count + found.count, right + found.right
+    module.train(was_training)
+    return total / max(count, 1), right / max(count, 1)

@@ -1,0 +1,41 @@
+"""Texts on which tokenizers differ: scripts, digits, spaces, line ends, marks, code, signs of many bytes."""
+
+TEXTS = [
+    "Hello, world!",
+    "hello world",
+    " a leading space",
+    "a trailing space ",
+    "two  spaces,   three,    four",
+    "isn't it? I'll say WE'RE done; they'd've gone",
+    "tab\tand\t\ttabs",
+    "line\nline\n\nline\r\nline \n  \n",
+    "   ",
+    "\n\n\n",
+    "0",
+    "12345678901234567890",
+    "3.14159, 1,000,000 and 2024-05-01",
+    "x1y22z333",
+    "你好，世界！",
+    "OpenAI的大模型是一种强大的技术，",
+    "人工智能（AI）在2024年有100多种用途。",
+    "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。",
+    "「引号」、《书名》……——",
+    "日本語のテキストとカタカナ",
+    "한국어 문장입니다.",
+    "Привет, мир! Ёжик.",
+    "مرحبا بالعالم",
+    "naïve café, Ångström, e\u0301 combining",
+    "😀 😀😀 👨‍👩‍👧‍👦 🇨🇳 👍🏽",
+    "def f(x):\n    return x ** 2  # square\n",
+    "for (int i = 0; i < 10; ++i) { a[i] += b[i] * 0x1F; }\n",
+    '{"key": [1, 2.5, null], "text": "\\n"}',
+    "https://example.org/path?query=1&b=%20#top",
+    "$$ \\sum_{i=1}^n x_i^2 \\leq \\epsilon $$",
+    "<|endoftext|> and <|im_start|> are text here",
+    "a" * 50,
+    "\u3000full\u00a0width\u200bzero",
+    "!!!???...---===",
+]
+
+# What llama.cpp 0.3.36 cuts otherwise than transformers: of a Hangul syllable that BERT takes apart (NFD) it keeps the first part only.
+OTHERWISE = {"bert": {"한국어 문장입니다."}}
