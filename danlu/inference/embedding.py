@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,7 @@ class Embedder:
         known = isinstance(said, int | float) and said >= 1
         self.longest: int = int(min(said, config.context_length)) if known else config.context_length
         self.width: int = config.width * len(pooling.modes)
+        self.num_threads, self.threads = torch.get_num_threads(), lone_threads()
 
     def embed(self, texts: Sequence[Text], truncate: bool = False) -> Tensor:
         """Vectors of texts, each text or token ids. Shapes: (texts, D)."""
@@ -71,13 +71,12 @@ class Embedder:
         def compute(places: list[int]) -> None:
             found[places] = self.vectors([rows[place] for place in places])
 
-        work = batches([len(row) for row in rows])
-        list(self._threads.map(compute, work) if len(work) > 1 else map(compute, work))
+        list(self.threads.map(compute, self.batches(rows)))
         return found
 
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return lone_threads()
+    def batches(self, rows: Sequence[np.ndarray]) -> list[list[int]]:
+        """Places of the texts that are computed together, with work for every thread where there are enough."""
+        return batches([len(row) for row in rows], self.num_threads)
 
     def read(self, texts: Sequence[Text], truncate: bool = False) -> list[np.ndarray]:
         """Token ids of every text as the model wants them. Raises: RequestError naming a text that is too long, unless it is to be cut."""
@@ -139,14 +138,15 @@ class Embedder:
         return row.astype(np.int64)
 
 
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of texts that are computed together: like lengths side by side, about BATCH_TOKENS tokens each."""
+def batches(lengths: Sequence[int], parts: int = 1) -> list[list[int]]:
+    """Places of texts that are computed together: like lengths side by side, BATCH_TOKENS tokens at most, in `parts` batches or more."""
+    most = min(BATCH_TOKENS, math.ceil(sum(lengths) / parts))
     found: list[list[int]] = []
     room = 0
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         if lengths[place] > room:
             found.append([])
-            room = BATCH_TOKENS
+            room = most
         found[-1].append(place)
         room -= lengths[place]
     return found

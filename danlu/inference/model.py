@@ -127,7 +127,7 @@ class Model:
 
     def submit(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None]) -> Request:
         """Queue a prompt's ids; an encoder-decoder reads them and begins a text of its own."""
-        if hasattr(self.module, "read_source"):
+        if reads_source(self.module):
             return self.engine.submit([self.config.start_id], sampling, deliver, source=ids)
         return self.engine.submit(ids, sampling, deliver)
 

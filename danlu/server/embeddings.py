@@ -1,11 +1,10 @@
-"""/v1/embeddings: batch after batch on a thread of its own, so that nobody waits for another's long list, and nothing for who has left."""
+"""/v1/embeddings: requests take turns batch by batch, so that long lists let others pass, and who has left costs nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danlu.base.errors import RequestError
-from danlu.inference.embedding import Text, batches
+from danlu.inference.embedding import Text
 from danlu.inference.model import Model
 from danlu.inference.sampling import told
 from danlu.server.answer import unless_left
@@ -24,12 +23,11 @@ MOST_OPEN = 256  # requests for one model at a time
 
 
 class Embeddings:
-    """One model's requests for vectors; their batches take turns."""
+    """One model's requests for vectors; each has as many batches under way as there are threads, and their batches take turns."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.open = 0
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="danlu-embeddings")
 
     async def compute(self, texts: Sequence[Text], truncate: bool, dimensions: int | None) -> tuple[Tensor, int]:
         """Vectors of texts (texts, dimensions), and tokens read. Raises: RequestError if one cannot be read, or too many ask at once."""
@@ -40,12 +38,16 @@ class Embeddings:
         try:
             if dimensions is not None and not 1 <= dimensions <= embedder.width:
                 raise RequestError(f"dimensions came as {told(dimensions)}; expected 1 to {embedder.width}", param="dimensions")
-            rows = await loop.run_in_executor(self.thread, embedder.read, texts, truncate)
-            found = torch.empty(len(rows), embedder.width)
-            for places in batches([len(row) for row in rows]):
-                if self.model.closed:
-                    raise RequestError("the server stopped before the answer was complete", code="engine_stopped")
-                found[places] = await loop.run_in_executor(self.thread, embedder.vectors, [rows[place] for place in places])
+            rows = await loop.run_in_executor(embedder.threads, embedder.read, texts, truncate)
+            found, work = torch.empty(len(rows), embedder.width), iter(embedder.batches(rows))
+
+            async def compute() -> None:
+                for places in work:
+                    if self.model.closed:
+                        raise RequestError("the server stopped before the answer was complete", code="engine_stopped")
+                    found[places] = await loop.run_in_executor(embedder.threads, embedder.vectors, [rows[place] for place in places])
+
+            await asyncio.gather(*(compute() for _ in range(embedder.num_threads)))
             return found if dimensions is None else F.normalize(found[:, :dimensions], dim=-1), sum(map(len, rows))
         finally:
             self.open -= 1

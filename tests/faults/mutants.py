@@ -81,7 +81,9 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         found = run(count, Path(folder))
-    print(json.dumps({"mutants": count, "seconds": round(time.monotonic() - began, 1)} | {name: dict(each) for name, each in found.items()}))
+    print(
+        json.dumps({"mutants": count, "seconds": round(time.monotonic() - began, 1)} | {name: dict(each) for name, each in found.items()})
+    )
 
 
 if __name__ == "__main__":
