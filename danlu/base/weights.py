@@ -56,8 +56,9 @@ def open_safetensors(folder: Path) -> Tensors:
         files = [folder / Path(str(name)).name for name in sorted(listed, key=str)]
     elif pickled := sorted(folder.glob("*.bin")):
         raise CheckpointError(
-            f"{pickled[0]} holds pickled weights, which can run code and are never opened; expected {ONE_FILE}: "
-            "convert them on a machine you can lose with transformers' save_pretrained"
+            f"{pickled[0]} holds pickled weights, which can run code and are never opened; expected {ONE_FILE}: convert them apart, on a "
+            f'machine you can lose: python -c "from transformers import AutoModelForPreTraining as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('converted')\""
         )
     else:
         raise CheckpointError(f"{folder} came without weights; expected {ONE_FILE} or {INDEX} in it")
