@@ -25,7 +25,7 @@ def main() -> None:
     with danlu.load(MODEL) as model:
         config = write_config(model.config)
         peer = LlamaForCausalLM(LlamaConfig(**{key: value for key, value in config.items() if key not in ("architectures", "model_type")}))
-        peer.load_state_dict(FAMILY.hugging_face["llama"].to_foreign(model.module.state_dict(), model.config), strict=False)
+        peer.load_state_dict(FAMILY.names(model.config).to_foreign(dict(model.module.named_parameters()), model.config), strict=False)
         peer.tie_weights()
         peer.eval()
         greedy = {"max_tokens": NEW_TOKENS, "temperature": 0, "logit_bias": dict.fromkeys(model.engine.end_ids, -100.0)}  # none ends early
