@@ -65,14 +65,19 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextToken:
-    """Each position foretells the token after it: -sum ln p(x[t+1] | x[..t])."""
+class FromWindows:
+    """What is learnt from windows of a text."""
 
     batches: Batches
 
     @property
     def steps_an_epoch(self) -> int:
         return self.batches.steps_an_epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken(FromWindows):
+    """Each position foretells the token after it: -sum ln p(x[t+1] | x[..t])."""
 
     def batch(self, step: int) -> Batch:
         tokens, targets = self.batches.at(step)
@@ -83,43 +88,35 @@ class NextToken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedWords:
+class MaskedWords(FromWindows):
     """Hidden words are guessed from both sides, and whether a second text follows the first: -sum ln p(x[hidden] | rest) + -ln p(follows).
 
-    A row is [CLS] text [SEP], or [CLS] first [SEP] second [SEP]. Scores of words are computed at hidden places only.
+    A row is [CLS] text [SEP], or [CLS] first [SEP] second [SEP]: the windows leave room for these.
+    Scores of words are computed at hidden places only.
     Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1; without next sentences as Liu et al. 2019, arXiv:1907.11692.
     """
 
-    batches: Batches  # of windows that leave room for the special tokens
     masking: Masking
     begin_id: int
     end_id: int
     next_sentence: bool
     seed: int
 
-    @property
-    def steps_an_epoch(self) -> int:
-        return self.batches.steps_an_epoch
-
     def batch(self, step: int) -> Batch:
         draw = np.random.default_rng((self.seed, step, 1))
         text = self.batches.at(step)[0].numpy()
         begin, end = (np.full((len(text), 1), id, dtype=np.int64) for id in (self.begin_id, self.end_id))
-        if not self.next_sentence:
-            tokens, hidden = self.masking.hide(np.concatenate([begin, text, end], axis=1), draw)
-            original = np.concatenate([begin, text, end], axis=1)
-            return Batch(inputs=Inputs(tokens=torch.from_numpy(tokens)), targets=torch.from_numpy(np.where(hidden, original, IGNORED)))
-        half = text.shape[1] // 2
-        others = np.roll(text, 1, axis=0)[:, half:] if len(text) > 1 else self.batches.at(step + 1)[0].numpy()[:, half:]
-        second, follows = pair_sentences(text[:, :half], text[:, half:], others, draw)
-        original = np.concatenate([begin, text[:, :half], end, second, end], axis=1)
+        parts, segments, follows = [begin, text, end], None, None
+        if self.next_sentence:
+            half = text.shape[1] // 2
+            others = np.roll(text, 1, axis=0) if len(text) > 1 else self.batches.at(step + 1)[0].numpy()
+            second, drawn = pair_sentences(text[:, :half], text[:, half:], others[:, half:], draw)
+            parts, follows = [begin, text[:, :half], end, second, end], torch.from_numpy(drawn)
+            segments = (torch.arange(text.shape[1] + 3) > half + 1).long().expand(len(text), -1)
+        original = np.concatenate(parts, axis=1)
         tokens, hidden = self.masking.hide(original, draw)
-        segments = (torch.arange(original.shape[1]) > half + 1).long().expand(len(original), -1)
-        return Batch(
-            inputs=Inputs(tokens=torch.from_numpy(tokens), segments=segments),
-            targets=torch.from_numpy(np.where(hidden, original, IGNORED)),
-            follows=torch.from_numpy(follows),
-        )
+        targets = torch.from_numpy(np.where(hidden, original, IGNORED))
+        return Batch(inputs=Inputs(tokens=torch.from_numpy(tokens), segments=segments), targets=targets, follows=follows)
 
     def loss(self, module: Any, batch: Batch) -> Loss:
         hidden = module(batch.inputs)
@@ -133,21 +130,16 @@ class MaskedWords:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanCorruption:
+class SpanCorruption(FromWindows):
     """A source with gaps is read, and what stood in the gaps is written: -sum ln p(target[t] | target[..t-1], source).
 
     Source: Raffel et al. 2020, arXiv:1910.10683, section 3.1.4.
     """
 
-    batches: Batches
     sentinels: tuple[int, ...]
     end_id: int
     start_id: int
     seed: int
-
-    @property
-    def steps_an_epoch(self) -> int:
-        return self.batches.steps_an_epoch
 
     def batch(self, step: int) -> Batch:
         draw = np.random.default_rng((self.seed, step, 1))
