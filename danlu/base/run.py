@@ -29,7 +29,7 @@ class Run:
 
     @classmethod
     def create(cls, runs: Path, name: str, config: dict[str, Any]) -> Run:
-        """Begin a run under runs/name.
+        """Begin a run under runs/name; one whose training never began, since its data or start was refused, gives way.
 
         Raises: ConfigError if the name is taken or no name.
         """
@@ -37,7 +37,10 @@ class Run:
             raise ConfigError(f"--name came as {name!r}; expected letters, digits, dots, dashes and underscores")
         run = cls(runs / name)
         if run.exists():
-            raise ConfigError(f"{run.folder} is there already; go on with --resume, or choose another --name")
+            if (run.folder / MANIFEST).exists():
+                raise ConfigError(f"{run.folder} is there already; go on with --resume, or choose another --name")
+            if run.config != {"format": FORMAT, **config}:  # the same command again goes on with the data that it prepared
+                _remove_whole(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         write_whole(run.folder / "config.json", _json({"format": FORMAT, **config}))
         return run

@@ -164,3 +164,14 @@ def test_raw_text_is_prepared_with_the_familys_tokenizer(raw: Path, tmp_path: Pa
     tokenizer = load_model(made.model).tokenizer
     assert tokenizer is not None and tokenizer.mask_id is not None
     assert torch.tensor(tokenizer.encode("river")).numel() >= 1
+
+
+def test_a_refused_command_does_not_keep_its_name(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    for data in ("gone.jsonl", str(tmp_path / "empty.txt")):
+        with pytest.raises((ConfigError, DataError)):
+            danlu.train("bert/nano", data=data, runs=tmp_path, name="x", steps=1)
+    given = {"data": str(raw), "runs": tmp_path, "name": "x", "steps": 1, "batch_rows": 2, "context_length": 32} | OPTIONS
+    assert danlu.train("bert/nano", **given).steps == 1
+    with pytest.raises(ConfigError, match="is there already"):
+        danlu.train("bert/nano", **given)
