@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from danlu.base.errors import ConfigError
@@ -153,8 +152,3 @@ def initialise(module: nn.Module, residual_std: float, added: tuple[str, ...], s
             nn.init.normal_(parameter, std=residual_std if name.endswith(added) else std)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-
-
-def positions_of(tokens: Tensor, positions: Tensor | None) -> Tensor:
-    """The positions given, or 0, 1, 2, ... for every row. Shape: (B or 1, T)."""
-    return torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions

@@ -20,7 +20,6 @@ from danlu.models.base import (
     check_sizes,
     choose_size,
     initialise,
-    positions_of,
     read_activation,
     write_activation,
 )
@@ -29,6 +28,7 @@ from danlu.nn.attention import AttentionConfig, LayerCache, Look, Packing, Visib
 from danlu.nn.block import Block, BlockConfig
 from danlu.nn.feedforward import ACTIVATIONS, FeedForwardConfig
 from danlu.nn.norm import NormConfig, make_norm
+from danlu.nn.position import positions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
         context_length=context_length or (128 if layers < 6 else 512),
         width=width,
         num_layers=layers,
-        attention=_attention(heads, width),
+        attention=AttentionConfig.biased(heads, width, causal=False),
         feedforward=FeedForwardConfig(hidden_width=4 * width, activation="gelu", gated=False, bias=True),
         norm=NormConfig(kind="layer", epsilon=1e-12),
         head=Head(kind="words"),
@@ -177,12 +177,6 @@ def recipe(config: BertConfig, from_scratch: bool) -> Recipe:
     """Masking leaves few targets in a step, so steps hold twice a decoder's tokens; existing weights move gently."""
     rate = 1.5e-3 * (256 / config.width) ** 0.75
     return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**18, 2**11 * max(1, config.width // 256) ** 2))
-
-
-def _attention(heads: int, width: int) -> AttentionConfig:
-    return AttentionConfig(
-        num_heads=heads, num_kv_heads=heads, head_dim=width // heads, causal=False, input_bias=True, output_bias=True
-    )  # fmt: skip
 
 
 _LAYER = {
@@ -254,16 +248,14 @@ def read_config(raw: Mapping[str, Any]) -> BertConfig:
         raise CheckpointError(
             f"the {kind} came as {FORMAL[kind]}{named}; known are {', '.join(FORMAL[kind] + each for each in ARCHITECTURES)}"
         )
-    width, pad = raw["hidden_size"], raw.get("pad_token_id") or 0
-    answers = ARCHITECTURES[named]
-    first = pad + 1 if kind == "roberta" else 0
+    answers, pad = ARCHITECTURES[named], raw.get("pad_token_id") or 0
     return BertConfig(
         architecture=kind,
         vocabulary_size=raw["vocab_size"],
-        context_length=raw["max_position_embeddings"] - first,
-        width=width,
+        context_length=raw["max_position_embeddings"] - (pad + 1 if kind == "roberta" else 0),
+        width=raw["hidden_size"],
         num_layers=raw["num_hidden_layers"],
-        attention=_attention(raw["num_attention_heads"], width),
+        attention=AttentionConfig.biased(raw["num_attention_heads"], raw["hidden_size"], causal=False),
         feedforward=FeedForwardConfig(
             hidden_width=raw["intermediate_size"], activation=read_activation(raw.get("hidden_act", "gelu")), gated=False, bias=True
         ),
@@ -279,12 +271,11 @@ def read_config(raw: Mapping[str, Any]) -> BertConfig:
 
 def write_config(config: BertConfig) -> dict[str, Any]:
     """The config.json with which transformers computes the same."""
-    formal = FORMAL[config.architecture]
     answers = config.head.kind if config.head is not None else None
     named = "ForPreTraining" if config.next_sentence else next(name for name, kind in reversed(ARCHITECTURES.items()) if kind == answers)
     return {
         "model_type": config.architecture,
-        "architectures": [formal + named],
+        "architectures": [FORMAL[config.architecture] + named],
         "vocab_size": config.vocabulary_size,
         "max_position_embeddings": config.context_length + config.first_position,
         "hidden_size": config.width,

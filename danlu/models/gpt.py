@@ -188,7 +188,7 @@ def read_config(raw: Mapping[str, Any]) -> GPTConfig:
             context_length=raw["n_positions"],
             width=width,
             num_layers=raw["n_layer"],
-            attention=AttentionConfig(num_heads=heads, num_kv_heads=heads, head_dim=width // heads, input_bias=True, output_bias=True),
+            attention=AttentionConfig.biased(heads, width, causal=True),
             feedforward=FeedForwardConfig(
                 hidden_width=raw.get("n_inner") or 4 * width,
                 activation=read_activation(raw.get("activation_function", "gelu_new")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,33 +18,23 @@ from danlu.models.base import (
     check_sizes,
     choose_size,
     initialise,
-    positions_of,
     read_activation,
     words_only,
     write_activation,
 )
 from danlu.models.naming import Names
-from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look, lean
-from danlu.nn.block import Block, BlockConfig
+from danlu.nn.attention import AttentionConfig, KeyValue, LayerCache, Look
+from danlu.nn.block import BlockConfig
 from danlu.nn.feedforward import FeedForwardConfig
-from danlu.nn.norm import NormConfig, make_norm
-from danlu.nn.position import RelativePositions, sinusoids
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackConfig:
-    """The layers of one side."""
-
-    num_layers: int
-    attention: AttentionConfig
-    feedforward: FeedForwardConfig
+from danlu.nn.norm import NormConfig
+from danlu.nn.stack import Stack, StackConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqConfig:
-    """Shape of an encoder-decoder. The architecture tells its positions: T5 relative, BART learned, Marian sinusoidal.
+    """Shape of an encoder-decoder; the architecture is told by its two stacks, and named for Hugging Face.
 
-    The decoder begins each text with `start_id`; `num_buckets` and `farthest` are T5's distances.
+    The decoder begins each text with `start_id`.
     """
 
     architecture: Literal["t5", "mt5", "bart", "marian"]
@@ -53,11 +43,8 @@ class Seq2SeqConfig:
     width: int
     encoder: StackConfig
     decoder: StackConfig
-    norm: NormConfig
     start_id: int
     pad_id: int
-    num_buckets: int = 32
-    farthest: int = 128
     embedding_scale: float = 1.0
     logits_scale: float = 1.0
     tied: bool = True  # the output layer is the embedding
@@ -66,9 +53,9 @@ class Seq2SeqConfig:
         check_sizes(self)
 
     num_layers = property(lambda self: self.decoder.num_layers)  # those with a cache
-    num_kv_heads = property(lambda self: self.decoder.attention.num_kv_heads)
-    head_dim = property(lambda self: self.decoder.attention.head_dim)
-    relative = property(lambda self: self.architecture in ("t5", "mt5"))
+    num_kv_heads = property(lambda self: self.decoder.block.attention.num_kv_heads)
+    head_dim = property(lambda self: self.decoder.block.attention.head_dim)
+    relative = property(lambda self: self.encoder.positions == "relative")
 
 
 class Seq2Seq(nn.Module):
@@ -82,7 +69,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
-        self.encoder, self.decoder = Stack(config, decodes=False), Stack(config, decodes=True)
+        self.encoder, self.decoder = Stack(config.encoder, config.width), Stack(config.decoder, config.width)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(1, config.vocabulary_size)) if config.architecture in ("bart", "marian") else None
         self.initialise()
@@ -116,73 +103,10 @@ class Seq2Seq(nn.Module):
         for name, parameter in self.named_parameters():
             if not parameter.is_meta and self.config.relative:
                 if name.endswith("query.weight"):
-                    nn.init.normal_(parameter, std=(self.config.width * self.head_dim_of(name)) ** -0.5)
+                    nn.init.normal_(parameter, std=(self.config.width * self.config.head_dim) ** -0.5)
                 elif name == "embedding.weight":
                     nn.init.normal_(parameter, std=0.3)
 
-    def head_dim_of(self, name: str) -> int:
-        """head_dim of the side that a parameter belongs to."""
-        return (self.config.decoder if name.startswith("decoder.") else self.config.encoder).attention.head_dim
-
-
-class Stack(nn.Module):
-    """One side: positions, layers, and what its architecture normalises before or after them.
-
-    Shapes: x (B, T, D) -> (B, T, D).
-    """
-
-    def __init__(self, config: Seq2SeqConfig, decodes: bool) -> None:
-        super().__init__()
-        self.decodes, self.architecture, self.context_length = decodes, config.architecture, config.context_length
-        side = config.decoder if decodes else config.encoder
-        self.relative = (
-            RelativePositions(side.attention.num_heads, config.num_buckets, config.farthest, causal=decodes) if config.relative else None
-        )
-        self.position = nn.Embedding(config.context_length + BART_SHIFT, config.width) if config.architecture == "bart" else None
-        self.embedding_norm = make_norm(config.norm, config.width) if config.architecture == "bart" else None
-        block = BlockConfig(
-            attention=side.attention,
-            feedforward=side.feedforward,
-            norm=config.norm,
-            norm_first=config.relative,
-            cross=replace(side.attention, causal=False) if decodes else None,
-        )
-        self.blocks = nn.ModuleList(Block(block, config.width) for _ in range(side.num_layers))
-        self.norm = make_norm(config.norm, config.width) if config.relative else None
-
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor | None,
-        visible: Any,
-        cache: Sequence[LayerCache] | None = None,
-        read: Sequence[KeyValue] | None = None,
-        source_look: Look | None = None,
-    ) -> Tensor:
-        places = positions_of(x[..., 0], positions)  # (B or 1, T)
-        if self.position is not None:
-            x = x + self.position(places + BART_SHIFT)
-        elif self.architecture == "marian":
-            x = x + sinusoids(places, x.shape[-1]).to(x)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        look = Look(visible=visible)
-        if self.relative is not None:
-            # In a cache, a key's column is its position.
-            columns = visible.shape[-1] if visible is not None else int(places.max()) + 1
-            keys = torch.arange(columns, device=x.device)[None] if cache is not None else places
-            new_only = visible is None and cache is not None and x.shape[1] == 1
-            look = Look(bias=lean(self.relative(places, keys), visible, causal=self.decodes and not new_only))
-        for index, block in enumerate(self.blocks):
-            x = block(x, look, None if cache is None else cache[index], None if read is None else read[index], source_look)
-        return x if self.norm is None else self.norm(x)
-
-    def crosses(self) -> list[Attention]:
-        """The decoder's attention to the source, layer by layer."""
-        return [part for part in (block.cross for block in self.blocks) if isinstance(part, Attention)]
-
-
-BART_SHIFT = 2  # the first rows of BART's positions were meant for padding
 
 SIZES = {
     "nano": (2, 128),
@@ -197,21 +121,31 @@ SIZES = {
 def size(name: str, vocabulary_size: int, context_length: int | None = None) -> Seq2SeqConfig:
     """The configuration of seq2seq/NAME: heads of 64, T5's architecture with gated GELU (version 1.1)."""
     layers, width = choose_size("seq2seq", name, SIZES)
-    heads = width // 64
-    attention = AttentionConfig(num_heads=heads, num_kv_heads=heads, head_dim=64, causal=False, scaled=False)
-    feedforward = FeedForwardConfig(hidden_width=math.ceil(width * 8 / 3 / 64) * 64, activation="gelu_tanh", gated=True)
+    encoder = _relative(
+        num_layers=layers,
+        num_heads=width // 64,
+        head_dim=64,
+        feedforward=FeedForwardConfig(hidden_width=math.ceil(width * 8 / 3 / 64) * 64, activation="gelu_tanh", gated=True),
+        context_length=context_length or 512,
+    )
     return Seq2SeqConfig(
         architecture="t5",
         vocabulary_size=vocabulary_size,
-        context_length=context_length or 512,
+        context_length=encoder.context_length,
         width=width,
-        encoder=StackConfig(num_layers=layers, attention=attention, feedforward=feedforward),
-        decoder=StackConfig(num_layers=layers, attention=replace(attention, causal=True), feedforward=feedforward),
-        norm=NormConfig(kind="rms", epsilon=1e-6),
+        encoder=encoder,
+        decoder=encoder.writing(layers),
         start_id=0,
         pad_id=0,
         logits_scale=width**-0.5,
     )
+
+
+def _relative(*, num_heads: int, head_dim: int, feedforward: FeedForwardConfig, epsilon: float = 1e-6, **stack: Any) -> StackConfig:
+    """The reading side as T5 has it: norms before the parts and behind the last layer, scores not divided."""
+    attention = AttentionConfig(num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, causal=False, scaled=False)
+    block = BlockConfig(attention=attention, feedforward=feedforward, norm=NormConfig(kind="rms", epsilon=epsilon))
+    return StackConfig(block=block, positions="relative", norm_last=True, **stack)
 
 
 def recipe(config: Seq2SeqConfig, from_scratch: bool) -> Recipe:
@@ -258,15 +192,11 @@ def _bart_names() -> Names:
 
 def names(config: Seq2SeqConfig) -> Names:
     """How Hugging Face folders of this architecture call the weights."""
-    return _t5_names(config.encoder.feedforward.gated) if config.relative else _bart_names()
+    return _t5_names(config.encoder.block.feedforward.gated) if config.relative else _bart_names()
 
 
-FORMAL = {
-    "t5": "T5ForConditionalGeneration",
-    "mt5": "MT5ForConditionalGeneration",
-    "bart": "BartForConditionalGeneration",
-    "marian": "MarianMTModel",
-}
+GENERATION = "ForConditionalGeneration"
+FORMAL = {"t5": "T5" + GENERATION, "mt5": "MT5" + GENERATION, "bart": "Bart" + GENERATION, "marian": "MarianMTModel"}
 
 
 def read_config(raw: Mapping[str, Any]) -> Seq2SeqConfig:
@@ -283,52 +213,58 @@ def read_config(raw: Mapping[str, Any]) -> Seq2SeqConfig:
         *gate, activation = str(raw.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")).split("-")
         activation = "gelu_new" if gate and activation == "gelu" else activation  # so say T5's own weights
         feedforward = FeedForwardConfig(hidden_width=raw["d_ff"], activation=read_activation(activation), gated=bool(gate))
-        attention = AttentionConfig(
-            num_heads=raw["num_heads"], num_kv_heads=raw["num_heads"], head_dim=raw["d_kv"], causal=False, scaled=False
-        )  # fmt: skip
-        decoder_layers = raw.get("num_decoder_layers") or raw["num_layers"]
+        encoder = _relative(
+            num_layers=raw["num_layers"],
+            num_heads=raw["num_heads"],
+            head_dim=raw["d_kv"],
+            feedforward=feedforward,
+            epsilon=raw.get("layer_norm_epsilon", 1e-6),
+            context_length=raw.get("n_positions", 512),
+            num_buckets=raw.get("relative_attention_num_buckets", 32),
+            farthest=raw.get("relative_attention_max_distance", 128),
+        )
         apart = raw.get("tie_word_embeddings") is False  # T5 1.1 says so where the output layer is its own
         scaled = kind == "t5" and raw.get("scale_decoder_outputs", not apart)
         return Seq2SeqConfig(
             **shared,
-            context_length=raw.get("n_positions", 512),
-            encoder=StackConfig(num_layers=raw["num_layers"], attention=attention, feedforward=feedforward),
-            decoder=StackConfig(num_layers=decoder_layers, attention=replace(attention, causal=True), feedforward=feedforward),
-            norm=NormConfig(kind="rms", epsilon=raw.get("layer_norm_epsilon", 1e-6)),
-            num_buckets=raw.get("relative_attention_num_buckets", 32),
-            farthest=raw.get("relative_attention_max_distance", 128),
+            context_length=encoder.context_length,
+            encoder=encoder,
+            decoder=encoder.writing(raw.get("num_decoder_layers") or raw["num_layers"]),
             logits_scale=width**-0.5 if scaled else 1.0,
             tied=not (apart and "lm_head.weight" in raw["tensors"]),
         )
     if raw.get("share_encoder_decoder_embeddings") is False or raw.get("tie_word_embeddings") is False:
         raise CheckpointError(f"the {kind} came with an embedding for each side; this version knows one that both share")
 
-    def side(name: str, causal: bool) -> StackConfig:
-        heads = raw[f"{name}_attention_heads"]
-        bias = {"input_bias": True, "output_bias": True}
+    def side(name: str) -> StackConfig:
+        activation = read_activation(raw["activation_function"])
         return StackConfig(
             num_layers=raw[f"{name}_layers"],
-            attention=AttentionConfig(num_heads=heads, num_kv_heads=heads, head_dim=width // heads, causal=causal, **bias),
-            feedforward=FeedForwardConfig(
-                hidden_width=raw[f"{name}_ffn_dim"], activation=read_activation(raw["activation_function"]), gated=False, bias=True
+            block=BlockConfig(
+                attention=AttentionConfig.biased(raw[f"{name}_attention_heads"], width, causal=False),
+                feedforward=FeedForwardConfig(hidden_width=raw[f"{name}_ffn_dim"], activation=activation, gated=False, bias=True),
+                norm=NormConfig(kind="layer", epsilon=1e-5),
+                norm_first=False,
             ),
+            positions="learned" if kind == "bart" else "sinusoidal",
+            context_length=raw["max_position_embeddings"],
+            norm_embedding=kind == "bart",
         )
 
     return Seq2SeqConfig(
         **shared,
         context_length=raw["max_position_embeddings"],
-        encoder=side("encoder", causal=False),
-        decoder=side("decoder", causal=True),
-        norm=NormConfig(kind="layer", epsilon=1e-5),
+        encoder=side("encoder"),
+        decoder=side("decoder").writing(raw["decoder_layers"]),
         embedding_scale=math.sqrt(width) if raw.get("scale_embedding") else 1.0,
     )
 
 
 def write_config(config: Seq2SeqConfig) -> dict[str, Any]:
     """The config.json with which transformers computes the same."""
-    encoder, decoder = config.encoder, config.decoder
-    activation = write_activation(encoder.feedforward.activation)
-    said = {
+    encoder, decoder, layer = config.encoder, config.decoder, config.encoder.block
+    activation = write_activation(layer.feedforward.activation)
+    said: dict[str, Any] = {
         "model_type": config.architecture,
         "architectures": [FORMAL[config.architecture]],
         "is_encoder_decoder": True,
@@ -339,35 +275,29 @@ def write_config(config: Seq2SeqConfig) -> dict[str, Any]:
         "dtype": "float32",
     }
     if config.relative:
-        gated = encoder.feedforward.gated
         return said | {
-            "d_kv": encoder.attention.head_dim,
-            "d_ff": encoder.feedforward.hidden_width,
-            "num_heads": encoder.attention.num_heads,
+            "d_kv": layer.attention.head_dim,
+            "d_ff": layer.feedforward.hidden_width,
+            "num_heads": layer.attention.num_heads,
             "num_layers": encoder.num_layers,
             "num_decoder_layers": decoder.num_layers,
             "n_positions": config.context_length,
-            "relative_attention_num_buckets": config.num_buckets,
-            "relative_attention_max_distance": config.farthest,
-            "layer_norm_epsilon": config.norm.epsilon,
-            "feed_forward_proj": f"gated-{activation}".replace("gelu_new", "gelu") if gated else activation,
+            "relative_attention_num_buckets": encoder.num_buckets,
+            "relative_attention_max_distance": encoder.farthest,
+            "layer_norm_epsilon": layer.norm.epsilon,
+            "feed_forward_proj": f"gated-{activation}".replace("gelu_new", "gelu") if layer.feedforward.gated else activation,
             "tie_word_embeddings": config.tied and (config.logits_scale != 1.0 or config.architecture == "mt5"),
         }
-    sides = {
-        f"{name}_{key}": value
-        for name, side in (("encoder", encoder), ("decoder", decoder))
-        for key, value in (
-            ("layers", side.num_layers),
-            ("attention_heads", side.attention.num_heads),
-            ("ffn_dim", side.feedforward.hidden_width),
-        )
-    }
-    return said | sides | {
+    for name, side in (("encoder", encoder), ("decoder", decoder)):
+        said[f"{name}_layers"] = side.num_layers
+        said[f"{name}_attention_heads"] = side.block.attention.num_heads
+        said[f"{name}_ffn_dim"] = side.block.feedforward.hidden_width
+    return said | {
         "max_position_embeddings": config.context_length,
         "activation_function": activation,
         "scale_embedding": config.embedding_scale != 1.0,
         "tie_word_embeddings": True,
-    }  # fmt: skip
+    }
 
 
 FAMILY = Family(

@@ -45,6 +45,12 @@ class AttentionConfig:
                 "expected the first to be a multiple of the second"
             )
 
+    @classmethod
+    def biased(cls, num_heads: int, width: int, causal: bool) -> AttentionConfig:
+        """That of the first Transformers: heads share the width, and every projection has a bias."""
+        head_dim = width // num_heads
+        return cls(num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, causal=causal, input_bias=True, output_bias=True)
+
 
 class LayerCache(Protocol):
     """Keys and values of one layer that later positions look at again."""

@@ -125,6 +125,11 @@ class RelativePositions(nn.Module):
         return side + torch.where(far < exact, far, (exact + steps.long()).clamp(max=buckets - 1))
 
 
+def positions_of(tokens: Tensor, positions: Tensor | None) -> Tensor:
+    """The positions given, or 0, 1, 2, ... for every row. Shape: (B or 1, T)."""
+    return torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
+
+
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Sines of ever slower waves in the first half of the channels, cosines in the second: (..., T) -> (..., T, D).
 
