@@ -19,6 +19,7 @@ from danlu.inference.cache import Cache, CacheShape, States
 from danlu.inference.sampling import Sampler, Sampling
 from danlu.inference.scheduler import Limits, Request, Schedule
 from danlu.inference.sources import Stacked, stack_sources
+from danlu.inference.spelling import Spelling
 from danlu.inference.text import TextStream, Token
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
@@ -82,6 +83,7 @@ class Engine:
         self, module: Decoder, tokenizer: Tokenizer | None = None, *, end_ids: Sequence[int] = (), limits: Limits | None = None
     ) -> None:
         self.module, self.tokenizer, self.end_ids, self.limits = module, tokenizer, frozenset(end_ids), limits or Limits()
+        self.spelling = Spelling(tokenizer) if tokenizer is not None else None
         self.vocabulary_size: int = module.config.vocabulary_size
         self.cache = self._empty_cache()
         self.context_length = LONGEST if isinstance(self.cache, States) else min(module.config.context_length, self.cache.most_tokens)
@@ -289,10 +291,15 @@ class Engine:
             elif len(sequence.generated) >= sequence.request.most_new:  # nothing was asked for but the prompt
                 self._end(sequence, "length")
             else:
-                sampler = sequence.sampler
-                plain = sampler.greedy and not sampler.transforms
-                drawn = likeliest[row] if plain else sampler.choose(logits[row], sequence.generated)
-                self._extend(sequence, drawn, logits[row])
+                plain = sequence.sampler.greedy and not sequence.sampler.transforms
+                self._extend(sequence, likeliest[row] if plain else self._draw(sequence, logits[row]), logits[row])
+
+    def _draw(self, sequence: scheduler.Sequence, logits: Tensor) -> int:
+        sampler, begun = sequence.sampler, sequence.text.begun
+        drawn = sampler.choose(logits, sequence.generated)
+        if sampler.greedy or self.spelling is None or self.spelling.fits(begun, drawn):
+            return drawn
+        return sampler.choose(self.spelling.fitting(begun, logits), sequence.generated)
 
     def _extend(self, sequence: scheduler.Sequence, drawn: int, logits: Tensor) -> None:
         request = sequence.request

@@ -29,6 +29,11 @@ class TextStream:
         self.given = 0  # characters given out
         self.waiting: deque[tuple[int, Token]] = deque()  # tokens not yet given out, with the character they begin at
 
+    @property
+    def begun(self) -> bytes:
+        """The first bytes of a character that is not whole yet."""
+        return self.decoder.getstate()[0]
+
     def push(self, token: Token) -> tuple[str, list[Token], bool]:
         """Take one token; return the text and tokens that are certain now, and whether a stop string was met."""
         self.waiting.append((self.given + len(self.held), token))
@@ -37,7 +42,7 @@ class TextStream:
         if found >= 0:
             return *self._give(found), True
         ready = len(self.held) - overlap(self.held, self.stop)
-        return *self._give(ready, everything=ready == len(self.held) and not self.decoder.getstate()[0]), False
+        return *self._give(ready, everything=ready == len(self.held) and not self.begun), False
 
     def finish(self) -> tuple[str, list[Token]]:
         """What is left when the answer ends; the first bytes of a character that never became whole are dropped."""

@@ -52,7 +52,7 @@ class Summary:
     wall_seconds: float
 
 
-def demo(*, runs: Path = Path("runs"), budget: str = "90s", json: bool = False) -> Summary:
+def demo(*, runs: str | Path = Path("runs"), budget: str = "90s", json: bool = False) -> Summary:
     """Fetch, prepare, train gpt/tiny, evaluate, serve it beside a pretrained chat model, and ask both through the openai client.
 
     Parameters
@@ -67,7 +67,7 @@ def demo(*, runs: Path = Path("runs"), budget: str = "90s", json: bool = False) 
     began = time.perf_counter()
     console = Console(stderr=True)
     stages: dict[str, float] = {}
-    folder = runs / "demo"
+    folder = Path(runs) / "demo"
     run_name = f"tiny-{time.strftime('%Y%m%d-%H%M%S')}"
 
     @contextmanager

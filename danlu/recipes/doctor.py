@@ -57,7 +57,7 @@ class Check:
     needed: bool = False
 
 
-def doctor(*, runs: Path = Path("runs"), network: bool = False, json: bool = False) -> dict[str, Any]:
+def doctor(*, runs: str | Path = Path("runs"), network: bool = False, json: bool = False) -> dict[str, Any]:
     """Tell whether this machine is ready, what is missing, and how to mend it.
 
     Parameters
@@ -70,7 +70,7 @@ def doctor(*, runs: Path = Path("runs"), network: bool = False, json: bool = Fal
         Print one JSON object as the last line.
     """
     checks = []
-    for check in _checks(runs, network):
+    for check in _checks(Path(runs), network):
         checks.append(check)
         if not json:
             print(_line(check), flush=True)

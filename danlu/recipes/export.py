@@ -41,7 +41,9 @@ class Exported:
     wall_seconds: float
 
 
-def export(model: str, *, format: str, out: Path, kind: str | None = None, threads: int | None = None, json: bool = False) -> Exported:
+def export(
+    model: str | Path, *, format: str, out: str | Path, kind: str | None = None, threads: int | None = None, json: bool = False
+) -> Exported:
     """Write a model as files that other programs open; what was written is read back and compared before it counts.
 
     Parameters
@@ -59,10 +61,10 @@ def export(model: str, *, format: str, out: Path, kind: str | None = None, threa
     json
         Print one JSON object at the end.
     """
-    began, out = time.perf_counter(), out.expanduser()
+    began, out = time.perf_counter(), Path(out).expanduser()
     set_threads(threads)
     _check(format, out, kind)
-    loaded = load_model(model)
+    loaded = load_model(str(model))
     kind = (kind or KIND) if format == "gguf" else "F32"
     if format == "gguf":
         save_gguf(loaded.module, loaded.family, loaded.tokenizer, out, kind)
@@ -78,7 +80,7 @@ def export(model: str, *, format: str, out: Path, kind: str | None = None, threa
             largest, mean = _compare(loaded, load_model(str(folder)), kind)
         size = sum(file.stat().st_size for file in out.iterdir())
     exported = Exported(
-        model=model,
+        model=str(model),
         out=str(out),
         format=format,
         kind=kind,

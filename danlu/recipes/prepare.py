@@ -18,7 +18,7 @@ Several = Parameter(consume_multiple=True)
 
 def prepare(
     *sources: str,
-    out: Path,
+    out: str | Path,
     tokenizer: str | None = None,
     tokenizer_kind: Literal["bpe", "wordpiece", "unigram"] = "bpe",
     vocabulary_size: int | None = None,

@@ -48,11 +48,11 @@ class Trained:
 
 
 def train(
-    start: str,
+    start: str | Path,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     task: str = "text",
-    runs: Path = Path("runs"),
+    runs: str | Path = Path("runs"),
     name: str | None = None,
     steps: int | None = None,
     budget: str | None = None,
@@ -124,6 +124,7 @@ def train(
     """
     began = time.perf_counter()
     set_threads(threads)
+    start, data, runs = str(start), None if data is None else str(data), Path(runs)
     extents = {"steps": steps, "budget": budget, "epochs": epochs}
     if sum(value is not None for value in extents.values()) > 1:
         raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
