@@ -37,11 +37,10 @@ class Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens and the tokens after them, for one step. Shapes: (rows, context), (rows, context)."""
-        chosen = [self._window(step * self.rows + row) for row in range(self.rows)]
-        batch = torch.from_numpy(np.stack(chosen).astype(np.int64))
-        return batch[:, :-1], batch[:, 1:]
+        return _stacked([self.window(step * self.rows + row) for row in range(self.rows)])
 
-    def _window(self, number: int) -> NDArray[Any]:
+    def window(self, number: int) -> NDArray[Any]:
+        """The window that is read after `number` others, with the token after it. Shape: (context + 1,)."""
         epoch, place = divmod(number, sum(self.windows))
         if self.order[0] != epoch:
             draw = np.random.default_rng((self.seed, epoch))
@@ -51,3 +50,37 @@ class Batches:
         shard = int(np.searchsorted(self.starts, window, side="right")) - 1
         start = shift + (window - int(self.starts[shard])) * self.context_length
         return self.shards[shard][start : start + self.context_length + 1]
+
+
+class Mixture:
+    """Windows of several texts, drawn in the proportion of their weights; of each text in its own order, none skipped or repeated."""
+
+    PERIOD = 1000  # rows in which every text has its share
+
+    def __init__(self, texts: Sequence[Batches], weights: Sequence[float], rows: int, seed: int) -> None:
+        self.texts, self.rows = texts, rows
+        shares = np.array(weights) / sum(weights) * self.PERIOD
+        counts = np.maximum(1, np.floor(shares).astype(np.int64))
+        counts[np.argmax(shares)] += self.PERIOD - counts.sum()
+        self.counts = counts
+        self.drawn = np.random.default_rng((seed, 2)).permutation(np.repeat(np.arange(len(texts)), counts))
+        self.before = np.stack([np.cumsum(self.drawn == text) - (self.drawn == text) for text in range(len(texts))])
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps in which as many windows are read as there are."""
+        return sum(text.steps_an_epoch for text in self.texts)
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Tokens and the tokens after them, for one step. Shapes: (rows, context), (rows, context)."""
+        return _stacked([self._window(step * self.rows + row) for row in range(self.rows)])
+
+    def _window(self, number: int) -> NDArray[Any]:
+        period, place = divmod(number, self.PERIOD)
+        text = int(self.drawn[place])
+        return self.texts[text].window(period * int(self.counts[text]) + int(self.before[text, place]))
+
+
+def _stacked(windows: list[NDArray[Any]]) -> tuple[Tensor, Tensor]:
+    batch = torch.from_numpy(np.stack(windows).astype(np.int64))
+    return batch[:, :-1], batch[:, 1:]

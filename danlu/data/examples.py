@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -100,14 +100,15 @@ class Examples:
     labels: tuple[str, ...] = ()
 
 
-def read_examples(source: str, kind: Kind, max_bad: float = 0.1) -> Examples:
-    """Read the rows of a file, a folder, a catalog name or hf:owner/name as examples of one kind.
+def read_examples(sources: Sequence[str], kind: Kind, max_bad: float = 0.1) -> Examples:
+    """Read the rows of files, folders, catalog names or hf:owner/name as examples of one kind.
 
     Raises: ConfigError if there is no such source; DataError if it has no rows, or more than `max_bad` of them cannot be used.
     """
     if not 0 <= max_bad <= 1:
         raise ConfigError(f"max_bad {max_bad:g} is no share; expected 0 to 1")
-    files = [file for file in find_files([source]) if file.format in ROW_FORMATS.values()]
+    source = ", ".join(sources)
+    files = [file for file in find_files(list(sources)) if file.format in ROW_FORMATS.values()]
     if not files:
         raise DataError(f"{source} holds no rows; expected {' '.join(ROW_FORMATS)}, or one of these with {' or '.join(COMPRESSIONS)}")
     read, records, bad = READERS[kind], list[Example](), list[SetAside]()

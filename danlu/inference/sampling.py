@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
 import random
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from danlu.base.errors import RequestError
+from danlu.base.options import option
 
 MOST_ANSWERS = 16
 MOST_ALTERNATIVES = 20
@@ -35,21 +34,16 @@ Check = Callable[[str, Any], Any]
 
 
 class Parameter(NamedTuple):
-    """What one field of Sampling carries beside its value."""
+    """What one field of Sampling carries beside its value and its words."""
 
-    meaning: str
     check: Check
     neutral: Any
     transform: Transform | None
-    flag: bool
 
 
 def parameter(default: Any, meaning: str, check: Check, transform: Transform | None = None, *, flag: bool = True) -> Any:
     """One sampling parameter; while it has its default value the transform is left out."""
-    metadata = {"parameter": Parameter(meaning, check, default, transform, flag)}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return option(default, meaning, flag=flag, parameter=Parameter(check, default, transform))
 
 
 def number(least: float, most: float) -> Check:
@@ -243,30 +237,3 @@ def exponentials(key: int, tokens: Tensor) -> Tensor:
 
 def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
-
-
-def spread(**defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Replace a function's `**sampling` by the flags of Sampling in its signature and docstring; `defaults` override theirs."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        types = get_type_hints(Sampling)
-        signature = inspect.signature(function)
-        kept = [entry for entry in signature.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD]
-        added, lines = [], []
-        for field in dataclasses.fields(Sampling):
-            told_of: Parameter = field.metadata["parameter"]
-            if told_of.flag:
-                default = defaults.get(field.name, field.default)
-                added.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[field.name]))
-                lines.append(f"{field.name}\n    {told_of.meaning.capitalize()}.")
-
-        @functools.wraps(function)
-        def called(*positional: Any, **named: Any) -> Any:
-            return function(*positional, **{**defaults, **named})
-
-        called.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
-        called.__doc__ = inspect.cleandoc(function.__doc__ or "") + "\n" + textwrap.dedent("\n".join(lines)) + "\n"
-        called.__annotations__ = {name: value for name, value in function.__annotations__.items() if name != "sampling"}
-        return called
-
-    return decorate

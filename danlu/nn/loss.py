@@ -14,26 +14,30 @@ IGNORED = -100  # a target that does not count
 CHUNK_LOGITS = 2**26  # logits held at once: 256 MiB in float32
 
 
-def token_loss(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary_size: int) -> Tensor:
+def token_loss(
+    logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary_size: int, smoothing: float = 0.0
+) -> Tensor:
     """Sum of -ln p(target) over all targets that count (next tokens, hidden words), never holding more than a chunk of logits.
 
     Shapes: hidden (B, T, D), targets (B, T) with IGNORED where nothing is asked; logits_of maps (N, D) -> (N, V).
+    `smoothing` spreads that share of each target's probability over all words (Szegedy et al. 2016, arXiv:1512.00567, section 7).
     Units: nats, summed: divide by the number of targets for nats per target.
     """
     hidden, targets = hidden.flatten(0, 1), targets.flatten()
     rows = max(1, CHUNK_LOGITS // vocabulary_size)
     if len(targets) <= rows:
-        return _summed_nats(logits_of, hidden, targets)
+        return _summed_nats(logits_of, hidden, targets, smoothing)
     recompute = torch.is_grad_enabled()  # logits are computed again in the backward pass rather than kept
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(targets), rows):
-        part = (logits_of, hidden[start : start + rows], targets[start : start + rows])
+        part = (logits_of, hidden[start : start + rows], targets[start : start + rows], smoothing)
         total = total + (checkpoint(_summed_nats, *part, use_reentrant=False) if recompute else _summed_nats(*part))
     return total
 
 
-def _summed_nats(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits_of(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
+def _summed_nats(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    scores = logits_of(hidden).float()
+    return F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
 
 
 def span_loss(scores: Tensor, spans: Tensor, visible: Tensor) -> Tensor:

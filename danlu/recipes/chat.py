@@ -7,14 +7,15 @@ from typing import Any
 
 from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError, RequestError
+from danlu.base.options import spread
 from danlu.inference.model import Model, load
-from danlu.inference.sampling import spread
+from danlu.inference.sampling import Sampling
 from danlu.recipes.generate import DEFAULT_TEMPERATURE
 
 LEAVING = ("/exit", "/quit")
 
 
-@spread(temperature=DEFAULT_TEMPERATURE, max_tokens=1024)
+@spread(Sampling, temperature=DEFAULT_TEMPERATURE, max_tokens=1024)
 def chat(model: str, *, system: str | None = None, threads: int | None = None, **sampling: Any) -> list[dict[str, str]]:
     """Talk with a model, in its own chat template. /exit or Ctrl-D leaves; Ctrl-C stops an answer, and leaves when nothing runs.
 

@@ -17,6 +17,7 @@ from danlu.data.prepared import MANIFEST, Prepared, open_prepared
 from danlu.evaluation.loss import TextLoss, measure_text
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.loading import load_model
+from danlu.training.config import read_sources
 
 CHUNK_CHARACTERS = 2**20  # read at once; cut at a line's end
 
@@ -136,7 +137,13 @@ def _data_of(model: str) -> str:
     run = Run(Path(model))
     if not run.exists():
         raise ConfigError(f"{model} is no run, so its text is not known: give --data FILE or a prepared folder")
-    return str(run.data if run.data.is_dir() else run.config["data"])
+    if run.data.is_dir():
+        return str(run.data)
+    given = run.config["data"]
+    sources = [name for name, _ in read_sources([given] if isinstance(given, str) else given)]
+    if len(sources) > 1:
+        raise ConfigError(f"{model} was trained on {', '.join(sources)}; name one with --data")
+    return sources[0]
 
 
 def _check_tokenizer(prepared: Prepared, tokenizer: Tokenizer, model: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from danlu.base.device import set_threads
 from danlu.base.errors import RequestError
+from danlu.base.options import spread
 from danlu.inference.model import Gathered, Model, load
-from danlu.inference.sampling import spread
+from danlu.inference.sampling import Sampling
 
 DEFAULT_TEMPERATURE = 0.7  # for people at a terminal; the API's default is 1, as OpenAI's
 
@@ -33,7 +34,7 @@ class Generated:
         return str(self.choices[0]["text"])
 
 
-@spread(temperature=DEFAULT_TEMPERATURE)
+@spread(Sampling, temperature=DEFAULT_TEMPERATURE)
 def generate(model: str, prompt: str, *, threads: int | None = None, json: bool = False, **sampling: Any) -> Generated:
     """Continue a prompt; the text streams to standard output as it comes.
 

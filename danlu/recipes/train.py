@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as encoder
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,21 @@ import torch
 
 from danlu.base.device import choose_device, choose_precision, computing_in, set_threads
 from danlu.base.errors import ConfigError, DataError
+from danlu.base.options import spread
 from danlu.base.run import Run
 from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, load_model
 from danlu.training.checkpoint import Progress, load_training_state
-from danlu.training.config import Extent, TrainingConfig, read_seconds
-from danlu.training.lesson import Lesson, Wish, teach
+from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
+from danlu.training.lesson import Lesson, teach
 from danlu.training.objective import held_out
 from danlu.training.optimizer import make_optimizers
 from danlu.training.session import Session
 from danlu.training.watch import Watch
+
+OPTIONS = tuple(field.name for field in fields(Options))
+EXTENT = ("steps", "budget", "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,28 +51,17 @@ class Trained:
     precision: str
 
 
+@spread(Options)
 def train(
     start: str | Path,
     *,
-    data: str | Path | None = None,
-    task: str = "text",
     runs: str | Path = Path("runs"),
     name: str | None = None,
-    steps: int | None = None,
-    budget: str | None = None,
-    epochs: float | None = None,
-    optimizer: str = "auto",
-    rate: float | None = None,
-    batch_rows: int | None = None,
-    context_length: int | None = None,
-    whole_words: bool = False,
-    truncate: bool = False,
     checkpoint_every: int | None = None,
     resume: bool = False,
-    seed: int = 0,
-    precision: str = "auto",
     threads: int | None = None,
     json: bool = False,
+    **options: Any,
 ) -> Trained:
     """Train a model on text or on examples, from scratch or from weights that are there.
 
@@ -80,43 +73,14 @@ def train(
     start
         A size to begin from scratch (gpt/tiny, bert/tiny, seq2seq/tiny, rnn/tiny, rnn/gru-tiny; nano, mini, small and more), or a
         model to go on from: a run, a Hugging Face folder, a .gguf file, a catalog name.
-    data
-        Text: a folder made by `danlu prepare`, or raw files, which are prepared first, into the run. For a task: files of rows with
-        the task's fields.
-    task
-        text: what the family learns from text (gpt and rnn the next token, bert hidden words and next sentences, seq2seq spans that were
-        cut out). From rows: classify (text, label), regress (text, label as a number), label (tokens, tags), span (context, question,
-        answers), translate (source, target).
     runs
         Where runs are kept.
     name
         The run's name; by default the start, the date and the time.
-    steps
-        How many steps to take; or give a budget or epochs.
-    budget
-        How long to train: 60s, 5m, 1h, counted from the command's start.
-    epochs
-        How many times to go through the data. Without steps, budget or epochs: once through a text, three times through examples.
-    optimizer
-        sgd (give it a --rate near 0.1), adam, adamw; muon: for blocks' matrices, adamw for the rest; auto: muon from scratch, else adamw.
-    rate
-        The highest rate (of adamw where muon has its own); by default it follows from the model's width.
-    batch_rows
-        Rows in a step; by default they follow from the size, and are 32 for examples.
-    context_length
-        Tokens that the model sees at once; by default the size's own.
-    whole_words
-        Hide whole words, not pieces of them (bert on text).
-    truncate
-        Cut examples that are longer than the context; without it they stop the training, since their answers may be lost.
     checkpoint_every
         Steps between checkpoints; by default ten in a run, at least 30 s apart in a run with a budget.
     resume
         Go on with the run of this name (or `danlu train RUN --resume`) from its newest whole checkpoint.
-    seed
-        Draws first weights and the order of the data.
-    precision
-        auto, float32 or bfloat16: the numbers that matrix products are made in.
     threads
         CPU threads; all cores unless given.
     json
@@ -124,53 +88,50 @@ def train(
     """
     began = time.perf_counter()
     set_threads(threads)
-    start, data, runs = str(start), None if data is None else str(data), Path(runs)
-    extents = {"steps": steps, "budget": budget, "epochs": epochs}
-    if sum(value is not None for value in extents.values()) > 1:
-        raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
-    if resume and name is None and Run(Path(start)).exists():
-        run, settings = Run.open(Path(start)), Run.open(Path(start)).config
-        settings |= extents if any(value is not None for value in extents.values()) else {}
+    begin, runs = str(start), Path(runs)
+    wish = Options(**options)
+    if resume and name is None and Run(Path(begin)).exists():
+        run = Run.open(Path(begin))
+        begin, before = run.config["start"], Options(**{key: run.config[key] for key in OPTIONS if key in run.config})
+        extent = {key: getattr(wish, key) for key in EXTENT}
+        wish = replace(before, **extent) if any(value is not None for value in extent.values()) else before
     else:
-        if data is None:
+        if not wish.data:
             raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
-        settings = {
-            "start": start, "data": data, "task": task, "seed": seed, "optimizer": optimizer, "rate": rate, "batch_rows": batch_rows,
-            "context_length": context_length, "whole_words": whole_words, "truncate": truncate, "precision": precision, **extents,
-        }  # fmt: skip
-        name = name or f"{Path(start).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = name or f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        settings = {"start": begin, **asdict(wish)}
         run = _same_run(Run.open(runs / name), settings) if resume else Run.create(runs, name, settings)
-    result = _train(run, settings, began, checkpoint_every)
+    result = _train(run, begin, wish, began, checkpoint_every)
     if json:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result
 
 
-def _train(run: Run, settings: dict[str, Any], began: float, checkpoint_every: int | None) -> Trained:
-    torch.manual_seed(settings["seed"])
+def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None) -> Trained:
+    torch.manual_seed(wish.seed)
     device = choose_device()
-    loaded, lesson, config = teach(Wish(**{key: settings[key] for key in Wish.__dataclass_fields__}), run.data)
+    loaded, lesson, config = teach(start, wish, run.data)
     module = loaded.module.to(device)
-    seconds = read_seconds(settings["budget"]) if settings["budget"] else None
-    passes = settings["epochs"] if settings["epochs"] is not None else 3 if lesson.answers else 1
+    seconds = read_seconds(wish.budget) if wish.budget else None
+    passes = wish.epochs if wish.epochs is not None else 3 if lesson.answers else 1
     one_pass = lesson.objective.steps_an_epoch
-    extent = Extent(steps=None if seconds else settings["steps"] or max(1, round(passes * one_pass)), seconds=seconds)
-    chosen, why = choose_precision(settings["precision"], device)
+    extent = Extent(steps=None if seconds else wish.steps or max(1, round(passes * one_pass)), seconds=seconds)
+    chosen, why = choose_precision(wish.precision, device)
     progress = Progress(precision=chosen, seconds=time.perf_counter() - began if seconds else 0.0)
     optimizers = make_optimizers(module, config)
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != lesson.fingerprint:
-            raise DataError(f"{settings['data']} has changed since {run.folder} began; restore it, or begin another --name")
+            raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")
         module.load_state_dict(load_model(str(checkpoint)).module.state_dict())
         progress = load_training_state(checkpoint, module, optimizers)
         run.forget_after(progress.step)
     first = Progress(**asdict(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    run.write_manifest(_manifest(settings, config, loaded, progress, parameters, lesson.fingerprint))
+    run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
     with Watch(extent, run.tensorboard) as watch, stop_asked("saving after this step") as stopped:
         watch.say(
-            f"{settings['start']}: {parameters / 1e6:.1f} M weights, {config.batch_rows} rows of {config.context_length} tokens a step, "
+            f"{start}: {parameters / 1e6:.1f} M weights, {config.batch_rows} rows of {config.context_length} tokens a step, "
             f"rate {config.rate:g}, {chosen} ({why}), {torch.get_num_threads()} threads -> {run.folder}"
         )
         if checkpoint is not None:
@@ -186,7 +147,7 @@ def _train(run: Run, settings: dict[str, Any], began: float, checkpoint_every: i
         result = Trained(
             run=str(run.folder),
             model=str(run.final),
-            task=settings["task"],
+            task=wish.task,
             steps=progress.step,
             tokens=progress.tokens,
             wall_seconds=round(time.perf_counter() - began, 2),
@@ -205,8 +166,8 @@ def _train(run: Run, settings: dict[str, Any], began: float, checkpoint_every: i
 
 def _same_run(run: Run, settings: dict[str, Any]) -> Run:
     """Refuse to go on with other settings than the run began with; only its end may move."""
-    before = run.config
-    changed = [key for key, value in settings.items() if key not in ("steps", "budget", "epochs") and before.get(key) != value]
+    before, settings = run.config, encoder.loads(encoder.dumps(settings))  # as they are written: lists, not tuples
+    changed = [key for key, value in settings.items() if key not in EXTENT and before.get(key) != value]
     if changed:
         what = ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed)
         raise ConfigError(f"{run.folder} was begun with other settings ({what}); give the same ones, or begin another --name")
@@ -215,12 +176,12 @@ def _same_run(run: Run, settings: dict[str, Any]) -> Run:
 
 def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: Progress) -> dict[str, Any]:
     """How good the model is on what was held out; nothing if nothing was."""
-    if lesson.text is not None and loaded.family.pretraining == "next-token":
-        text = lesson.text
-        if not text.tokens("validation"):
+    if lesson.texts and loaded.family.pretraining == "next-token":
+        pieces = [shard for text in lesson.texts for shard in text.split("validation")]
+        size, separator = sum(text.bytes("validation") for text in lesson.texts), lesson.texts[0].separator_id
+        if not any(len(piece) for piece in pieces):
             return {}
-        pieces, size = text.split("validation"), text.bytes("validation")
-        found = measure_text(loaded.module, pieces, size, text.separator_id, progress.precision, config.context_length, show=False)
+        found = measure_text(loaded.module, pieces, size, separator, progress.precision, config.context_length, show=False)
         return {"split": "validation", **asdict(found), "val_loss_nats": found.loss_nats, "val_bits_per_byte": found.bits_per_byte}
     if lesson.held_out is None:
         return {}

@@ -1,16 +1,83 @@
-"""Settings of training, without torch."""
+"""Settings of training, without torch: what someone asks for (Options), and what follows from it and the model (TrainingConfig)."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from danlu.base.errors import ConfigError
+from danlu.base.options import option
 
 OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
+ScheduleName = Literal["constant", "linear", "exponential", "cosine", "wsd"]
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What someone wants trained, and how. None: it follows from the model and the data."""
+
+    data: tuple[str, ...] = option(
+        (),
+        "a folder made by `danlu prepare`, or raw files, which are prepared first, into the run; for a task: files of rows with the "
+        "task's fields. Several may be given, with weights: --data poems=1 --data news=3 reads three rows of news for each of poems",
+    )
+    task: str = option(
+        "text",
+        "text: what the family learns from text (gpt and rnn the next token, bert hidden words and next sentences, seq2seq spans that were "
+        "cut out). From rows: classify (text, label), regress (text, label as a number), label (tokens, tags), span (context, question, "
+        "answers), translate (source, target)",
+    )
+    steps: int | None = option(None, "how many steps to take; or give a budget or epochs")
+    budget: str | None = option(None, "how long to train: 60s, 5m, 1h, counted from the command's start")
+    epochs: float | None = option(
+        None,
+        "how many times to go through the data; without steps, budget or epochs: once through a text, three times through examples",
+    )
+    optimizer: str = option(
+        "auto",
+        "sgd (give it a --rate near 0.1), adam, adamw; muon: for blocks' matrices, adamw for the rest; auto: muon from scratch, else adamw",
+    )
+    rate: float | None = option(None, "the highest rate (of adamw where muon has its own); by default it follows from the model's width")
+    schedule: str = option(
+        "cosine", "how the rate moves after warm-up; wsd keeps it and lets it fall over the run's last fifth, linear and exponential fall"
+    )
+    warmup: float | None = option(None, "share of the run in which the rate rises")
+    final_rate: float | None = option(None, "where the rate ends, as a share of the highest")
+    weight_decay: float | None = option(None, "share of the matrices taken away at each step, times the rate, apart from the gradient")
+    l1: float = option(0.0, "penalty on the sum of the matrices' magnitudes")
+    l2: float = option(0.0, "penalty on half the sum of the matrices' squares")
+    momentum: float | None = option(None, "sgd's momentum; 0: none")
+    dropout: float = option(0.0, "share of the numbers that each layer's parts add which are dropped while training")
+    label_smoothing: float = option(0.0, "share of a target's probability that is spread over all answers")
+    clip: float | None = option(None, "largest norm of all gradients together")
+    average: float = option(0.0, "decay of an average of the weights, such as 0.99, that is taken away in their stead; 0: none")
+    patience: int | None = option(
+        None, "stop after so many measurements on what was held out without a better one, and take the best weights away"
+    )
+    batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples")
+    accumulate: int = option(1, "parts that a step's rows are computed in, one after the other, to save memory")
+    context_length: int | None = option(None, "tokens that the model sees at once; by default the size's own")
+    within_documents: bool = option(False, "let no token see another document in the same row (gpt on text)")
+    whole_words: bool = option(False, "hide whole words, not pieces of them (bert on text)")
+    truncate: bool = option(False, "cut examples that are longer than the context; without it they stop the training")
+    recompute: bool = option(False, "keep no layer's inner numbers for the way back but compute them again: less memory, a third slower")
+    precision: str = option("auto", "auto, float32 or bfloat16: the numbers that matrix products are made in")
+    seed: int = option(0, "draws first weights and the order of the data")
+
+    def __post_init__(self) -> None:
+        given: Any = self.data
+        named = [given] if isinstance(given, str | Path) else given or ()
+        object.__setattr__(self, "data", tuple(str(source) for source in named))
+        if sum(value is not None for value in (self.steps, self.budget, self.epochs)) > 1:
+            raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
+        if self.schedule not in get_args(ScheduleName):
+            raise ConfigError(f"--schedule came as {self.schedule!r}; expected {', '.join(get_args(ScheduleName))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +93,48 @@ class TrainingConfig:
     context_length: int
     optimizer: OptimizerName = "adamw"
     muon_rate: float = 0.02
+    schedule: ScheduleName = "cosine"
     warmup: float = 0.03
     final_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.1
+    l1: float = 0.0
+    l2: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
-    clip: float = 1.0  # largest norm of all gradients together
+    clip: float = 1.0
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    patience: int | None = None
+    accumulate: int = 1
+    recompute: bool = False
+
+    @classmethod
+    def of(cls, options: Options, **chosen: Any) -> TrainingConfig:
+        """What was `chosen` in view of the model; beside it what was asked for, or the defaults."""
+        asked = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in asked.items() if value is not None} | chosen)
 
     def __post_init__(self) -> None:
-        for name in ("rate", "batch_rows", "context_length", "muon_rate", "clip"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} came as {value}; expected a positive number")
         if self.optimizer not in get_args(OptimizerName):
             raise ConfigError(f"--optimizer came as {self.optimizer!r}; expected auto, {', '.join(get_args(OptimizerName))}")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum came as {self.momentum}; expected a number from 0 to below 1")
-        if not 0 <= self.warmup < 1 or not 0 <= self.final_rate <= 1:
-            raise ConfigError(f"warmup and final_rate came as {self.warmup} and {self.final_rate}; expected shares from 0 to 1")
+        for name in ("rate", "batch_rows", "context_length", "muon_rate", "clip", "accumulate"):
+            _check(name, getattr(self, name), "a positive number", lambda value: 0 < value < math.inf)
+        for name in ("momentum", "warmup", "dropout", "label_smoothing", "average"):
+            _check(name, getattr(self, name), "a number from 0 to below 1", lambda value: 0 <= value < 1)
+        for name in ("weight_decay", "l1", "l2"):
+            _check(name, getattr(self, name), "0 or a positive number", lambda value: 0 <= value < math.inf)
+        _check("final_rate", self.final_rate, "a share from 0 to 1", lambda value: 0 <= value <= 1)
+        if self.patience is not None:
+            _check("patience", self.patience, "a positive whole number", lambda value: value >= 1)
+        if self.accumulate > self.batch_rows:
+            raise ConfigError(f"--accumulate came as {self.accumulate} parts of {self.batch_rows} rows; expected at most one part a row")
+
+
+def _check(name: str, value: float, expected: str, holds: Any) -> None:
+    if not holds(value):  # no comparison holds for NaN
+        raise ConfigError(f"--{name.replace('_', '-')} came as {value}; expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +162,21 @@ def read_seconds(text: str) -> float:
     if seconds <= 0:
         raise ConfigError(f"--budget came as {text!r}; expected a time such as 60s, 5m or 1h")
     return seconds
+
+
+def read_sources(data: Sequence[str]) -> list[tuple[str, float]]:
+    """Sources with their weights: "poems=2" weighs 2, "poems" 1. Raises: ConfigError for a weight that is no positive number."""
+    sources = []
+    for source in data:
+        name, equals, weight = source.rpartition("=")
+        if not equals or Path(source).exists():
+            sources.append((source, 1.0))
+            continue
+        try:
+            share = float(weight)
+        except ValueError:
+            share = math.nan
+        if not 0 < share < math.inf:
+            raise ConfigError(f"--data came as {source!r}; expected NAME=WEIGHT with a positive number, such as {name}=2")
+        sources.append((name, share))
+    return sources

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
-
-from numpy.typing import NDArray
+from typing import get_args
 
 from danlu.base.errors import ConfigError, DataError
 from danlu.data import preparation
-from danlu.data.batches import Batches
-from danlu.data.examples import Example, Examples, Kind, read_examples, split_examples
+from danlu.data.batches import Batches, Mixture
+from danlu.data.examples import Example, Kind, read_examples, split_examples
 from danlu.data.masking import Masking
 from danlu.data.prepared import Prepared, open_prepared
 from danlu.data.supervised import Rows, encode_examples
@@ -24,7 +23,7 @@ from danlu.inputs.vocabulary_training import TRAINERS
 from danlu.models.base import Head, HeadKind
 from danlu.models.loading import Loaded
 from danlu.models.starting import family_of_size, loaded_with_head, new_model
-from danlu.training.config import TrainingConfig
+from danlu.training.config import Options, TrainingConfig, read_sources
 from danlu.training.objective import FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
 TASKS: dict[str, Kind] = {name: name for name in get_args(Kind)}  # what `--task` names beside "text"
@@ -34,111 +33,107 @@ VOCABULARY = 8192  # tokens learnt from examples, where the model begins from sc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What someone wants learnt; `rate`, `batch_rows` and `context_length` follow from the model unless given."""
-
-    start: str
-    data: str
-    task: str
-    seed: int
-    optimizer: str
-    rate: float | None
-    batch_rows: int | None
-    context_length: int | None
-    whole_words: bool
-    truncate: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Lesson:
     """What is learnt, and on what it is checked; the fingerprint tells whether the data is the same as before."""
 
     objective: Objective
     held_out: Objective | None
     fingerprint: str
-    text: Prepared | None = None
+    texts: tuple[Prepared, ...] = ()
 
     @property
     def answers(self) -> bool:
         """Whether examples' answers are learnt, not a text."""
-        return self.text is None
+        return not self.texts
 
 
-def teach(wish: Wish, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
+def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
     """The model to begin with, its lesson and the settings; raw text is prepared into `folder`.
 
     Raises: ConfigError, DataError or CheckpointError if start, data and task do not go together.
     """
     if wish.task == "text":
-        return _teach_text(wish, folder)
+        return _teach_text(start, wish, folder)
     if wish.task not in TASKS:
         raise ConfigError(f"--task came as {wish.task!r}; expected text, {', '.join(TASKS)}")
-    return _teach_examples(wish, TASKS[wish.task])
+    return _teach_examples(start, wish, TASKS[wish.task])
 
 
-def _teach_text(wish: Wish, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
-    family = family_of_size(wish.start)
-    text = _open_text(wish, folder, family.tokenizer if family is not None else None)
-    tokenizer = Tokenizer.load(text.tokenizer_folder)
+def _teach_text(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
+    family = family_of_size(start)
+    sources = read_sources(wish.data)
+    texts = _open_texts(start, wish, folder, family.tokenizer if family is not None else None)
+    tokenizer = Tokenizer.load(texts[0].tokenizer_folder)
+    for other in texts[1:]:
+        if Tokenizer.load(other.tokenizer_folder).fingerprint != tokenizer.fingerprint:
+            raise DataError(
+                f"{other.folder} was tokenized otherwise than {texts[0].folder}; prepare it with --tokenizer {texts[0].tokenizer_folder}"
+            )
     if family is not None:
-        loaded = new_model(wish.start, tokenizer, wish.context_length)
+        loaded = new_model(start, tokenizer, wish.context_length)
     else:
-        loaded = loaded_with_head(wish.start, Head(kind="words"))
+        loaded = loaded_with_head(start, Head(kind="words"))
         if loaded.tokenizer is None or loaded.tokenizer.fingerprint != tokenizer.fingerprint:
-            raise DataError(f"{text.folder} was tokenized for another model than {wish.start}; prepare it with --tokenizer {wish.start}")
+            raise DataError(f"{texts[0].folder} was tokenized for another model than {start}; prepare it with --tokenizer {start}")
     config = _settings(loaded, wish, family is not None, None)
 
-    def objective_of(split: str) -> Objective:
-        return _from_windows(loaded, text.split(split), config.context_length, config.batch_rows, wish.seed, wish.whole_words)
+    def windows(split: str, length: int) -> Batches | Mixture:
+        found = [Batches(text.split(split), length, config.batch_rows, wish.seed) for text in texts]
+        return found[0] if len(found) == 1 else Mixture(found, [weight for _, weight in sources], config.batch_rows, wish.seed)
 
+    objective = _from_windows(loaded, partial(windows, "train"), config, wish)
     checked = None
     with suppress(DataError):  # shorter than two windows
-        checked = objective_of("validation") if text.tokens("validation") else None
-    return loaded, Lesson(objective=objective_of("train"), held_out=checked, fingerprint=text.fingerprint, text=text), config
+        checked = _from_windows(loaded, partial(windows, "validation"), replace(config, label_smoothing=0.0), wish)
+    prints = [(text.fingerprint, share) for text, (_, share) in zip(texts, sources, strict=True)]
+    fingerprint = texts[0].fingerprint if len(texts) == 1 else _digest(repr(prints))
+    return loaded, Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, texts=texts), config
 
 
-def _open_text(wish: Wish, folder: Path, kind: str | None) -> Prepared:
-    path = Path(wish.data)
-    if (path / "manifest.json").is_file() or (path / ".work").is_dir():
-        return open_prepared(path)
-    if kind is None:
-        plan = preparation.Plan(sources=(wish.data,), out=folder, seed=wish.seed, tokenizer=wish.start)
-    else:
-        plan = preparation.Plan(sources=(wish.data,), out=folder, seed=wish.seed, tokenizer_kind=kind)
-    preparation.run(plan)
-    return open_prepared(folder)
+def _open_texts(start: str, wish: Options, folder: Path, kind: str | None) -> tuple[Prepared, ...]:
+    """The prepared folders that were given, or one that is made of all the raw files."""
+    paths = [Path(name) for name, _ in read_sources(wish.data)]
+    ready = [(path / "manifest.json").is_file() or (path / ".work").is_dir() for path in paths]
+    if all(ready):
+        return tuple(open_prepared(path) for path in paths)
+    if any(ready) or len({share for _, share in read_sources(wish.data)}) > 1:
+        raise ConfigError(f"--data came as {', '.join(wish.data)}; prepared and raw text do not mix, and weights need prepared folders")
+    plan = preparation.Plan(sources=tuple(name for name, _ in read_sources(wish.data)), out=folder, seed=wish.seed)
+    preparation.run(replace(plan, tokenizer=start) if kind is None else replace(plan, tokenizer_kind=kind))
+    return (open_prepared(folder),)
 
 
-def _settings(loaded: Loaded, wish: Wish, scratch: bool, rows: int | None) -> TrainingConfig:
+def _settings(loaded: Loaded, wish: Options, scratch: bool, rows: int | None) -> TrainingConfig:
     """The dial's defaults, and what was asked for instead; `rows` is how many a step has where the data decides it."""
     context = min(wish.context_length or min(loaded.config.context_length, 1024), loaded.config.context_length)
     defaults = loaded.family.recipe(loaded.config, scratch)
-    return TrainingConfig(
-        optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,  # type: ignore[arg-type]
+    return TrainingConfig.of(
+        wish,
+        optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,
         rate=wish.rate if wish.rate is not None else defaults.rate,
         batch_rows=wish.batch_rows or rows or max(1, defaults.batch_tokens // context),
         context_length=context,
     )
 
 
-def _teach_examples(wish: Wish, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:
-    examples = read_examples(wish.data, kind)
+def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:
+    examples = read_examples([name for name, _ in read_sources(wish.data)], kind)
     for row in examples.set_aside[:3]:
         print(f"danlu: set aside {row}", file=sys.stderr)
     if kind == "classify" and len(examples.labels) < 2:
-        raise DataError(f"{wish.data} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
+        raise DataError(f"{', '.join(wish.data)} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
     head = head_for(kind, examples.labels)
-    family = family_of_size(wish.start)
+    family = family_of_size(start)
     if family is not None:
         tokenizer = TRAINERS[family.tokenizer](_texts(examples.records), VOCABULARY)
-        loaded = new_model(wish.start, tokenizer, wish.context_length, head)
+        loaded = new_model(start, tokenizer, wish.context_length, head)
     else:
-        loaded = loaded_with_head(wish.start, head)
+        loaded = loaded_with_head(start, head)
         if loaded.tokenizer is None:
-            raise ConfigError(f"{wish.start} has no tokenizer, so it cannot read examples; expected tokenizer.json beside its weights")
+            raise ConfigError(f"{start} has no tokenizer, so it cannot read examples; expected tokenizer.json beside its weights")
         tokenizer = loaded.tokenizer
     if kind == "translate" and not hasattr(loaded.config, "start_id"):
-        raise ConfigError(f"{wish.start} is no encoder-decoder; --task translate begins from one, such as seq2seq/tiny")
+        raise ConfigError(f"{start} is no encoder-decoder; --task translate begins from one, such as seq2seq/tiny")
     config = _settings(loaded, wish, family is not None, ROWS)
     parts = split_examples(examples, VALIDATION, wish.seed)
     encoded = [encode_examples(part.records, tokenizer, examples.labels, config.context_length, wish.truncate) for part in parts]
@@ -146,12 +141,13 @@ def _teach_examples(wish: Wish, kind: Kind) -> tuple[Loaded, Lesson, TrainingCon
         print(f"danlu: {cut:,} of {len(examples.records):,} examples were cut to {config.context_length} tokens", file=sys.stderr)
     start_id = getattr(loaded.config, "start_id", 0)
 
-    def objective_of(number: int, shuffled: bool) -> Objective:
+    def objective_of(number: int, shuffled: bool, smoothing: float = 0.0) -> Objective:
         rows = Rows(encoded[number][0], config.batch_rows, wish.seed, pad_id=tokenizer.pad_id or 0, start_id=start_id, shuffled=shuffled)
-        return FromExamples(rows=rows, kind=kind, packed=loaded.family.packs)
+        return FromExamples(rows=rows, kind=kind, packed=loaded.family.packs, smoothing=smoothing)
 
-    checked = objective_of(1, shuffled=False) if encoded[1][0] else None
-    return loaded, Lesson(objective=objective_of(0, shuffled=True), held_out=checked, fingerprint=_fingerprint(examples)), config
+    checked = objective_of(1, False) if encoded[1][0] else None
+    objective, fingerprint = objective_of(0, True, config.label_smoothing), _digest(repr(examples.records))
+    return loaded, Lesson(objective=objective, held_out=checked, fingerprint=fingerprint), config
 
 
 def head_for(kind: Kind, names: Sequence[str]) -> Head | None:
@@ -174,28 +170,28 @@ def _texts(examples: Sequence[Example]) -> Iterator[str]:
                 yield " ".join(value)
 
 
-def _fingerprint(examples: Examples) -> str:
-    return hashlib.sha256(repr(examples.records).encode()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _from_windows(
-    loaded: Loaded, shards: Sequence[NDArray[Any]], context_length: int, rows: int, seed: int, whole_words: bool
-) -> Objective:  # fmt: skip
-    tokenizer, config = loaded.tokenizer, loaded.config
+def _from_windows(loaded: Loaded, windows: Callable[[int], Batches | Mixture], config: TrainingConfig, wish: Options) -> Objective:
+    """What the family learns from text; `windows` gives them in a length."""
+    tokenizer, model = loaded.tokenizer, loaded.config
     assert tokenizer is not None
     if loaded.family.pretraining == "masked-words":
         if tokenizer.mask_id is None or tokenizer.cls_id is None or tokenizer.sep_id is None:
             raise ConfigError(
                 f"{loaded.name} learns hidden words, but its tokenizer has no mask; prepare the text with --tokenizer-kind wordpiece"
             )
-        pairs = bool(getattr(config, "next_sentence", False))
+        pairs = bool(getattr(model, "next_sentence", False))
         return MaskedWords(
-            batches=Batches(shards, context_length - (3 if pairs else 2), rows, seed),
-            masking=Masking.of(tokenizer, config.vocabulary_size, whole_words),
+            batches=windows(config.context_length - (3 if pairs else 2)),
+            smoothing=config.label_smoothing,
+            masking=Masking.of(tokenizer, model.vocabulary_size, wish.whole_words),
             begin_id=tokenizer.cls_id,
             end_id=tokenizer.sep_id,
             next_sentence=pairs,
-            seed=seed,
+            seed=wish.seed,
         )
     if loaded.family.pretraining == "span-corruption":
         if not tokenizer.sentinel_ids or tokenizer.end_of_text_id is None:
@@ -203,10 +199,14 @@ def _from_windows(
                 f"{loaded.name} learns spans cut out, but its tokenizer has no sentinels; prepare the text with --tokenizer-kind unigram"
             )
         return SpanCorruption(
-            batches=Batches(shards, context_length, rows, seed),
+            batches=windows(config.context_length),
+            smoothing=config.label_smoothing,
             sentinels=tuple(tokenizer.sentinel_ids),
             end_id=tokenizer.end_of_text_id,
-            start_id=config.start_id,
-            seed=seed,
+            start_id=model.start_id,
+            seed=wish.seed,
         )
-    return NextToken(batches=Batches(shards, context_length, rows, seed))
+    if wish.within_documents and not loaded.family.packs:
+        raise ConfigError(f"--within-documents is for families that read several texts in a row; {loaded.name} does not")
+    separator = tokenizer.end_of_text_id if wish.within_documents else None
+    return NextToken(batches=windows(config.context_length), smoothing=config.label_smoothing, separator_id=separator)

@@ -11,13 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danlu.data.batches import Batches
+from danlu.data.batches import Batches, Mixture
 from danlu.data.examples import Kind
 from danlu.data.masking import Masking, corrupt_spans, pair_sentences
-from danlu.data.supervised import Rows
+from danlu.data.supervised import Rows, Step
 from danlu.models.base import Inputs
 from danlu.nn.attention import Packing
 from danlu.nn.loss import IGNORED, span_loss, squared_error, token_loss
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of a step's rows, for which several processes or passes share them."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, rows: int) -> tuple[slice, bool]:
+        """Which of so many rows, and whether they ask anything: where there are fewer rows than parts, some read the first for nothing."""
+        return (slice(self.index, None, self.count), True) if self.index < rows else (slice(0, 1), False)
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +42,25 @@ class Batch:
     inputs: Inputs
     targets: Tensor
     follows: Tensor | None = None  # (B,): 0 if the second text follows the first, 1 if it is another
+    words_a_row: float = 0.0  # hidden in the whole step, divided by its rows: so much counts whether a second text follows
+    asks: bool = True  # False: it only keeps a process in step with others, and counts nothing
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         given = {field.name: getattr(self.inputs, field.name) for field in fields(Inputs)}
         moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}
         follows = None if self.follows is None else self.follows.to(device)
-        return Batch(inputs=Inputs(**moved), targets=self.targets.to(device), follows=follows)
+        return replace(self, inputs=Inputs(**moved), targets=self.targets.to(device), follows=follows)
+
+    def part(self, part: Part) -> Batch:
+        """The rows whose number leaves `part.index` when divided by `part.count`; the first row, asking nothing, if there are none."""
+        if part.count == 1:
+            return self
+        rows, asks = part.of(len(self.targets))
+        given = {field.name: getattr(self.inputs, field.name) for field in fields(Inputs)}
+        cut = {name: value[rows] if isinstance(value, Tensor) else value for name, value in given.items()}
+        follows = None if self.follows is None else self.follows[rows]
+        return replace(self, inputs=Inputs(**cut), targets=self.targets[rows], follows=follows, asks=asks)
 
     @property
     def tokens(self) -> int:
@@ -57,8 +84,8 @@ class Objective(Protocol):
     def steps_an_epoch(self) -> int:
         """Steps in which everything is seen once."""
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step."""
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
+        """The batch of a step, or a part of it; parts together ask what the whole asks."""
 
     def loss(self, module: Any, batch: Batch) -> Loss:
         """How wrong the model is."""
@@ -68,7 +95,8 @@ class Objective(Protocol):
 class FromWindows:
     """What is learnt from windows of a text."""
 
-    batches: Batches
+    batches: Batches | Mixture
+    smoothing: float = 0.0  # share of a target's probability that is spread over all words
 
     @property
     def steps_an_epoch(self) -> int:
@@ -77,14 +105,17 @@ class FromWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken(FromWindows):
-    """Each position foretells the token after it: -sum ln p(x[t+1] | x[..t])."""
+    """Each position foretells the token after it: -sum ln p(x[t+1] | x[..t]); with a separator, within its own document only."""
 
-    def batch(self, step: int) -> Batch:
+    separator_id: int | None = None
+
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
         tokens, targets = self.batches.at(step)
-        return Batch(inputs=Inputs(tokens=tokens), targets=targets)
+        batch = Batch(inputs=Inputs(tokens=tokens), targets=targets).part(part)
+        return batch if self.separator_id is None else _documents(batch, self.separator_id)
 
     def loss(self, module: Any, batch: Batch) -> Loss:
-        return _words(module, module(batch.inputs), batch.targets)
+        return _words(module, module(batch.inputs), batch.targets, self.smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +133,7 @@ class MaskedWords(FromWindows):
     next_sentence: bool
     seed: int
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
         draw = np.random.default_rng((self.seed, step, 1))
         text = self.batches.at(step)[0].numpy()
         begin, end = (np.full((len(text), 1), id, dtype=np.int64) for id in (self.begin_id, self.end_id))
@@ -116,17 +147,18 @@ class MaskedWords(FromWindows):
         original = np.concatenate(parts, axis=1)
         tokens, hidden = self.masking.hide(original, draw)
         targets = torch.from_numpy(np.where(hidden, original, IGNORED))
-        return Batch(inputs=Inputs(tokens=torch.from_numpy(tokens), segments=segments), targets=targets, follows=follows)
+        inputs = Inputs(tokens=torch.from_numpy(tokens), segments=segments)
+        return Batch(inputs=inputs, targets=targets, follows=follows, words_a_row=float(hidden.sum() / len(hidden))).part(part)
 
     def loss(self, module: Any, batch: Batch) -> Loss:
         hidden = module(batch.inputs)
         places = batch.targets != IGNORED
-        words = _words(module, hidden[places][None], batch.targets[places][None])
+        words = _words(module, hidden[places][None], batch.targets[places][None], self.smoothing)
         if batch.follows is None:
             return words
-        # Both means count alike, as in BERT.
-        following = F.cross_entropy(module.follows(hidden).float(), batch.follows)
-        return replace(words, total=words.total + following * words.count)
+        # Both means over the whole step count alike, as in BERT.
+        following = F.cross_entropy(module.follows(hidden).float(), batch.follows, reduction="sum")
+        return replace(words, total=words.total + following * batch.words_a_row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +173,16 @@ class SpanCorruption(FromWindows):
     start_id: int
     seed: int
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
         draw = np.random.default_rng((self.seed, step, 1))
         source, target = corrupt_spans(self.batches.at(step)[0].numpy(), draw, sentinels=self.sentinels, end_id=self.end_id)
         given = np.concatenate([np.full((len(target), 1), self.start_id), target[:, :-1]], axis=1)
-        return Batch(
-            inputs=Inputs(tokens=torch.from_numpy(given), source=torch.from_numpy(source)), targets=torch.from_numpy(target)
-        )  # fmt: skip
+        return Batch(inputs=Inputs(tokens=torch.from_numpy(given), source=torch.from_numpy(source)), targets=torch.from_numpy(target)).part(
+            part
+        )
 
     def loss(self, module: Any, batch: Batch) -> Loss:
-        return _words(module, module(batch.inputs), batch.targets)
+        return _words(module, module(batch.inputs), batch.targets, self.smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +192,19 @@ class FromExamples:
     rows: Rows
     kind: Kind
     packed: bool  # whether the family reads packed rows, so that nothing is padded
+    smoothing: float = 0.0
 
     @property
     def steps_an_epoch(self) -> int:
         return self.rows.steps_an_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
         found = self.rows.at(step)
+        rows, asks = part.of(len(found.ids))
+        found = Step(ids=found.ids[rows], segments=found.segments[rows], targets=found.targets[rows])
+        return replace(self._batch(found), asks=asks)
+
+    def _batch(self, found: Step) -> Batch:
         if self.packed and self.kind != "span":
             tokens, segments = (torch.from_numpy(np.concatenate(each))[None] for each in (found.ids, found.segments))
             inputs = Inputs(tokens=tokens, segments=segments, visible=Packing(tuple(map(len, found.ids))))
@@ -185,7 +223,7 @@ class FromExamples:
     def loss(self, module: Any, batch: Batch) -> Loss:
         hidden, targets = module(batch.inputs), batch.targets
         if self.kind == "translate":
-            return _words(module, hidden, targets)
+            return _words(module, hidden, targets, self.smoothing)
         scores = module.logits(hidden, batch.inputs.visible)
         if self.kind == "regress":
             return Loss(total=squared_error(scores[:, 0], targets), count=len(targets), right=0)
@@ -196,12 +234,22 @@ class FromExamples:
             return Loss(total=span_loss(scores, targets, visible[:, 0, 0]), count=len(targets), right=int((ends == targets).all(1).sum()))
         scores, targets = scores.flatten(0, -2).float(), targets.flatten()
         right = int((scores.argmax(-1) == targets).sum())
-        total = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
+        total = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=self.smoothing)
         return Loss(total=total, count=int((targets != IGNORED).sum()), right=right)
 
 
-def _words(module: Any, hidden: Tensor, targets: Tensor) -> Loss:
-    total = token_loss(module.logits, hidden, targets, module.config.vocabulary_size)
+def _documents(batch: Batch, separator_id: int) -> Batch:
+    """All rows in one, each document and each row a sequence of its own."""
+    tokens = batch.inputs.tokens
+    ends = tokens == separator_id
+    ends[:, -1] = True
+    places = torch.cat((torch.tensor([-1]), ends.flatten().nonzero()[:, 0]))
+    packing = Packing(tuple(places.diff().tolist()))
+    return replace(batch, inputs=Inputs(tokens=tokens.flatten()[None], visible=packing), targets=batch.targets.flatten()[None])
+
+
+def _words(module: Any, hidden: Tensor, targets: Tensor, smoothing: float) -> Loss:
+    total = token_loss(module.logits, hidden, targets, module.config.vocabulary_size, smoothing)
     return Loss(total=total, count=int((targets != IGNORED).sum()), right=0)
 
 

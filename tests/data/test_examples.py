@@ -32,7 +32,7 @@ def lines(folder: Path, *rows: Any, name: str = "rows.jsonl") -> str:
 
 
 def read(folder: Path, kind: Kind, *rows: Any) -> Examples:
-    return read_examples(lines(folder, *rows), kind, max_bad=1)
+    return read_examples([lines(folder, *rows)], kind, max_bad=1)
 
 
 def reason(folder: Path, kind: Kind, row: Any) -> str:
@@ -141,7 +141,7 @@ def test_labels_are_sorted_as_numbers_or_as_words(tmp_path: Path) -> None:
 def test_csv_with_quoted_line_ends_and_whole_numbers_as_floats(tmp_path: Path) -> None:
     text = 'text,label\n"第一行\n第二行, ""引用""",1.0\nplain,0.0\nnothing,\ntoo,many,cells\n,1.0\n'
     (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(text.encode("utf-8-sig")))
-    found = read_examples(str(tmp_path / "rows.csv.gz"), "classify", max_bad=0.7)
+    found = read_examples([str(tmp_path / "rows.csv.gz")], "classify", max_bad=0.7)
     assert found.records == (ClassifyExample(text='第一行\n第二行, "引用"', label="1"), ClassifyExample(text="plain", label="0"))
     assert found.labels == ("0", "1")
     assert [(row.line, row.reason.split(";")[0]) for row in found.set_aside] == [
@@ -151,9 +151,9 @@ def test_csv_with_quoted_line_ends_and_whole_numbers_as_floats(tmp_path: Path) -
 
 def test_tables_of_text_hold_lists_as_json(tmp_path: Path) -> None:
     (tmp_path / "tags.tsv").write_text('tokens\ttags\n"[""李白"",""来""]"\t"[1, 0]"\n', encoding="utf-8")
-    assert read_examples(str(tmp_path / "tags.tsv"), "label").records == (LabelExample(tokens=("李白", "来"), tags=("1", "0")),)
+    assert read_examples([str(tmp_path / "tags.tsv")], "label").records == (LabelExample(tokens=("李白", "来"), tags=("1", "0")),)
     (tmp_path / "spans.csv").write_text('context,question,answers\nabc,q,"{""text"": [""b""], ""answer_start"": [1]}"\nabc,q,c\n')
-    found = [record.answers for record in read_examples(str(tmp_path / "spans.csv"), "span").records if isinstance(record, SpanExample)]
+    found = [record.answers for record in read_examples([str(tmp_path / "spans.csv")], "span").records if isinstance(record, SpanExample)]
     assert found == [(Answer(text="b", start=1),), (Answer(text="c", start=2),)]
 
 
@@ -165,7 +165,7 @@ def test_every_format_of_rows_gives_the_same_examples(tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_bytes((tmp_path / "b.csv").read_bytes().decode().encode("gb18030"))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
     for name in ("a.json", "b.csv", "g.csv", "c.parquet"):
-        assert read_examples(str(tmp_path / name), "classify").records == expected, name
+        assert read_examples([str(tmp_path / name)], "classify").records == expected, name
 
 
 def test_nan_in_numbers_is_a_bad_row(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_nan_in_numbers_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": NaN}\n')
     for name, told in (("c.parquet", "`label` is missing or not a number"), ("d.jsonl", "not JSON")):
         for kind in ("classify", "regress"):
-            found = read_examples(str(tmp_path / name), kind, max_bad=0.5)
+            found = read_examples([str(tmp_path / name)], kind, max_bad=0.5)
             assert len(found.records) == 1 and told in found.set_aside[0].reason
 
 
@@ -182,7 +182,7 @@ def test_a_folder_gives_its_rows_and_no_read_me(tmp_path: Path) -> None:
     lines(tmp_path, {"text": "b", "label": 1}, name="b.jsonl")
     lines(tmp_path, {"text": "a", "label": 0}, name="a.jsonl")
     (tmp_path / "README.md").write_text("# about")
-    found = read_examples(str(tmp_path), "classify")
+    found = read_examples([str(tmp_path)], "classify")
     assert [record.text for record in found.records if isinstance(record, ClassifyExample)] == ["a", "b"]
     assert found.set_aside == ()
 
@@ -191,15 +191,15 @@ def test_too_many_bad_rows_stop_with_the_first(tmp_path: Path) -> None:
     source = lines(tmp_path, *[{"text": "a", "stars": 1, "odd\nname": 2}] * 5, *[{"text": "a", "label": 1}] * 5)
     told = "5 of 10 rows cannot be used for classify, more than 0.1 of all: rows.jsonl:1: no field 'label' among text, stars, odd name; "
     with pytest.raises(DataError, match=re.escape(told)) as caught:
-        read_examples(source, "classify")
+        read_examples([source], "classify")
     assert "\n" not in str(caught.value) and "jsonl:4" not in str(caught.value)
-    assert len(read_examples(source, "classify", max_bad=0.5).set_aside) == 5
+    assert len(read_examples([source], "classify", max_bad=0.5).set_aside) == 5
 
 
 def test_a_damaged_file_keeps_what_came_before(tmp_path: Path) -> None:
     text = "".join(json.dumps({"text": random.Random(number).randbytes(40).hex(), "label": 1}) + "\n" for number in range(50_000))
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(text.encode())[:-1000])
-    found = read_examples(str(tmp_path / "cut.jsonl.gz"), "classify")
+    found = read_examples([str(tmp_path / "cut.jsonl.gz")], "classify")
     assert 10_000 < len(found.records) < 50_000
     assert "damaged or cut short" in found.set_aside[-1].reason
 
@@ -208,15 +208,15 @@ def test_what_holds_no_rows_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "empty.csv").write_text("text,label\n")
     with pytest.raises(DataError, match=r"a\.txt holds no rows; expected \.jsonl"):
-        read_examples(str(tmp_path / "a.txt"), "classify")
+        read_examples([str(tmp_path / "a.txt")], "classify")
     with pytest.raises(DataError, match=r"empty\.csv holds no row for classify; expected at least one"):
-        read_examples(str(tmp_path / "empty.csv"), "classify")
+        read_examples([str(tmp_path / "empty.csv")], "classify")
     with pytest.raises(DataError, match=r"holds no row for classify: rows\.jsonl:1: `text` is empty"):
         read(tmp_path, "classify", {"text": "", "label": 1})
     with pytest.raises(ConfigError, match="no such file or folder"):
-        read_examples(str(tmp_path / "missing.csv"), "classify")
+        read_examples([str(tmp_path / "missing.csv")], "classify")
     with pytest.raises(ConfigError, match="max_bad 10 is no share"):
-        read_examples(str(tmp_path / "empty.csv"), "classify", max_bad=10)
+        read_examples([str(tmp_path / "empty.csv")], "classify", max_bad=10)
 
 
 def reviews(folder: Path, sizes: dict[str, int]) -> Examples:

@@ -10,7 +10,8 @@ import torch
 from transformers.generation import logits_process as peers
 
 from danlu.base.errors import RequestError
-from danlu.inference.sampling import Sampler, Sampling, parameters, spread
+from danlu.base.options import spread
+from danlu.inference.sampling import Sampler, Sampling, parameters
 
 LOGITS = [torch.randn(1000, generator=torch.Generator().manual_seed(seed)) * 4 for seed in range(5)]
 
@@ -129,7 +130,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(name: str, value: Any) 
 
 
 def test_a_function_takes_every_flag_from_the_fields() -> None:
-    @spread(temperature=0.5)
+    @spread(Sampling, temperature=0.5)
     def speak(model: str, **sampling: Any) -> dict[str, Any]:
         """Speak.
 
