@@ -21,7 +21,7 @@ from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, load_model
 from danlu.nn.habits import set_habits
 from danlu.training.average import Average
-from danlu.training.checkpoint import Progress, load_training_state
+from danlu.training.checkpoint import Progress, load_training_state, read_progress
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
 from danlu.training.lesson import Lesson, teach
 from danlu.training.objective import held_out
@@ -128,9 +128,10 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
     chosen, why = choose_precision(wish.precision, device)
     threads = torch.get_num_threads()
     progress = Progress(precision=chosen, processes=team.size, threads=threads, seconds=time.perf_counter() - began if seconds else 0.0)
-    optimizers = make_optimizers(module, config)
-    average = Average(module, config.average) if config.average else None
     checkpoint = run.newest_checkpoint()
+    precision = read_progress(checkpoint).precision if checkpoint is not None else chosen  # what was chosen once stays
+    optimizers = make_optimizers(module, config, precision)
+    average = Average(module, config.average) if config.average else None
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != lesson.fingerprint:
             raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")

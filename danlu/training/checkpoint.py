@@ -100,6 +100,11 @@ def load_training_state(
     Raises: CheckpointError if the state belongs to another model.
     """
     _restore(open_file(folder / OPTIMIZER), module, optimizers, average, str(folder / OPTIMIZER))
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far the run had come when the checkpoint was written."""
     return Progress.read(json.loads((folder / STATE).read_text()))
 
 

@@ -61,12 +61,14 @@ class Options:
         None, "stop after so many measurements on what was held out without a better one, and take the best weights away"
     )
     batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples")
-    accumulate: int = option(1, "parts that a step's rows are computed in, one after the other, to save memory")
+    accumulate: int | None = option(None, "parts that a step's rows are computed in, one after the other, to save memory")
     context_length: int | None = option(None, "tokens that the model sees at once; by default the size's own")
     within_documents: bool = option(False, "let no token see another document in the same row (gpt on text)")
     whole_words: bool = option(False, "hide whole words, not pieces of them (bert on text)")
     truncate: bool = option(False, "cut examples that are longer than the context; without it they stop the training")
-    recompute: bool = option(False, "keep no layer's inner numbers for the way back but compute them again: less memory, a third slower")
+    recompute: bool | None = option(
+        None, "keep no layer's inner numbers for the way back but compute them again: less memory, a third slower; by default if it must be"
+    )
     precision: str = option("auto", "auto, float32 or bfloat16: the numbers that matrix products are made in")
     seed: int = option(0, "draws first weights and the order of the data")
 
@@ -76,6 +78,8 @@ class Options:
         object.__setattr__(self, "data", tuple(str(source) for source in named))
         if sum(value is not None for value in (self.steps, self.budget, self.epochs)) > 1:
             raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
+        if self.context_length is not None and self.context_length < 1:
+            raise ConfigError(f"--context-length came as {self.context_length}; expected a positive number of tokens")
         if self.schedule not in get_args(ScheduleName):
             raise ConfigError(f"--schedule came as {self.schedule!r}; expected {', '.join(get_args(ScheduleName))}")
 

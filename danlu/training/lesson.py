@@ -24,11 +24,12 @@ from danlu.models.base import Family, Head, HeadKind
 from danlu.models.loading import Loaded
 from danlu.models.starting import configuration, count_weights, family_of_size, loaded_with_head, new_model
 from danlu.training.config import Options, TrainingConfig, read_sources
-from danlu.training.memory import check_memory
+from danlu.training.memory import fitted
 from danlu.training.objective import FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
 TASKS: dict[str, Kind] = {name: name for name in get_args(Kind)}  # what `--task` names beside "text"
 ROWS = 32  # examples a step
+PART_TOKENS = 2**14  # computed at once at most, unless asked for otherwise: more is no faster
 VALIDATION = 0.1  # share of the examples
 VOCABULARY = 8192  # tokens learnt from examples, where the model begins from scratch
 
@@ -108,7 +109,7 @@ def _fresh(start: str, tokenizer: Tokenizer, wish: Options, head: Head | None, r
     """A model of a size with its settings, if it fits into memory."""
     family, shape = configuration(start, tokenizer, wish.context_length, head)
     config = _settings(family, shape, wish, True, rows)
-    check_memory(start, count_weights(family, shape), shape, config)
+    config = fitted(start, count_weights(family, shape), shape, config, wish.recompute is None)
     return new_model(start, tokenizer, wish.context_length, head), config
 
 
@@ -116,11 +117,14 @@ def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: in
     """The dial's defaults, and what was asked for instead; `rows` is how many a step has where the data decides it."""
     context = min(wish.context_length or min(shape.context_length, 1024), shape.context_length)
     defaults = family.recipe(shape, scratch)
+    step_rows = wish.batch_rows if wish.batch_rows is not None else rows or max(1, defaults.batch_tokens // context)
+    parts = max(1, min(step_rows, -(-step_rows * context // PART_TOKENS)))
     return TrainingConfig.of(
         wish,
         optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,
         rate=wish.rate if wish.rate is not None else defaults.rate,
-        batch_rows=wish.batch_rows or rows or max(1, defaults.batch_tokens // context),
+        batch_rows=step_rows,
+        accumulate=wish.accumulate if wish.accumulate is not None else parts,
         context_length=context,
     )
 
@@ -128,8 +132,8 @@ def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: in
 def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> TrainingConfig:
     """The settings with which a model that is there goes on, if that fits into memory."""
     config = _settings(loaded.family, loaded.config, wish, False, rows)
-    check_memory(loaded.name, sum(weight.numel() for weight in loaded.module.parameters()), loaded.config, config)
-    return config
+    weights = sum(weight.numel() for weight in loaded.module.parameters())
+    return fitted(loaded.name, weights, loaded.config, config, wish.recompute is None)
 
 
 def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from danlu.base.errors import ConfigError
@@ -25,11 +26,18 @@ def needed_bytes(weights: int, model: Any, config: TrainingConfig) -> int:
     return FLOAT * (weights * (1 + 1 + states + 1 + states) + kept + logits)
 
 
-def check_memory(start: str, weights: int, model: Any, config: TrainingConfig) -> None:
-    """Raises: ConfigError with the estimate if the training cannot fit."""
+def fitted(start: str, weights: int, model: Any, config: TrainingConfig, may_recompute: bool) -> TrainingConfig:
+    """The settings, with `recompute` where only that fits into memory.
+
+    Raises: ConfigError with the estimate if nothing fits.
+    """
     needed, (free, total) = needed_bytes(weights, model, config), memory()
+    if needed > free and may_recompute:
+        config = replace(config, recompute=True)
+        needed = needed_bytes(weights, model, config)
     if needed > free:
         raise ConfigError(
             f"{start} has {weights / 1e6:,.0f} M weights; training it takes about {amount_text(needed, 'B')}, and {amount_text(free, 'B')} "
             f"of {amount_text(total, 'B')} are free; take a smaller size, fewer --batch-rows, more --accumulate or --recompute"
         )
+    return config

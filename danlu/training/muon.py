@@ -21,8 +21,8 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, numbers: torch.dtype = torch.float32) -> None:
-        self.numbers = numbers
         super().__init__(groups, {"lr": lr, "momentum": momentum})
+        self.numbers = numbers
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

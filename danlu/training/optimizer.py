@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from danlu.base.device import Precision
 from danlu.training.config import TrainingConfig
+from danlu.training.muon import Muon
 
 
-def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(module: nn.Module, config: TrainingConfig, precision: Precision = "float32") -> list[torch.optim.Optimizer]:
     """SGD with momentum, Adam or AdamW over all weights; or Muon over the matrices within blocks and AdamW over the rest.
 
-    Each group keeps its highest rate under "peak"; the loop multiplies it by the schedule. Matrices decay under AdamW,
-    vectors (norms, biases) do not.
+    `precision` is that of Muon's products. Each group keeps its highest rate under "peak"; the loop multiplies it by the schedule.
+    Matrices decay under AdamW, vectors (norms, biases) do not.
     Source: Polyak 1964 (momentum); Kingma & Ba 2015, arXiv:1412.6980 (Adam); Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW);
     Jordan et al. 2024, "Muon: an optimizer for hidden layers".
     """
@@ -32,4 +34,5 @@ def make_optimizers(module: nn.Module, config: TrainingConfig) -> list[torch.opt
     adam = torch.optim.AdamW(groups, lr=config.rate, betas=betas, fused=True)
     if not hidden:
         return [adam]
-    return [torch.optim.Muon([{"params": hidden, "peak": config.muon_rate}], lr=config.muon_rate, weight_decay=0.0), adam]
+    numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return [Muon([{"params": hidden, "peak": config.muon_rate}], lr=config.muon_rate, numbers=numbers), adam]

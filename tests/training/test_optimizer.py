@@ -16,6 +16,7 @@ from torch import nn
 from danlu.base.errors import ConfigError
 from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import TrainingConfig
+from danlu.training.muon import Muon
 from danlu.training.optimizer import make_optimizers
 
 Numbers = NDArray[np.float64]
@@ -147,3 +148,22 @@ def test_every_group_tells_its_peak_and_every_weight_has_one_owner(name: str) ->
 def test_what_is_no_optimizer_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         settings(**changes)
+
+
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+def test_muon_is_that_of_torch(numbers: torch.dtype) -> None:
+    """torch's computes in bfloat16 always, one matrix after the other."""
+    torch.manual_seed(0)
+    shapes = [(6, 6), (6, 16), (16, 6), (6, 6), (6, 16)]
+    own, theirs = ([nn.Parameter(torch.randn(shape)) for shape in shapes] for _ in range(2))
+    for one, other in zip(own, theirs, strict=True):
+        other.data.copy_(one.data)
+    muon, torchs = Muon([{"params": own}], lr=0.1, numbers=numbers), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0)
+    for _ in range(5):
+        for one, other in zip(own, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        muon.step()
+        torchs.step()
+    apart = max(float((one - other).detach().abs().max()) for one, other in zip(own, theirs, strict=True))
+    assert apart < (1e-6 if numbers == torch.bfloat16 else 0.02)
