@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as encoder
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,14 @@ from danlu.base.run import Run
 from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, load_model
+from danlu.reports.curve import draw_svg
+from danlu.reports.summary import read_curve
 from danlu.training.checkpoint import Progress, load_training_state
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
 from danlu.training.lesson import Lesson, teach
 from danlu.training.objective import held_out
 from danlu.training.optimizer import make_optimizers
+from danlu.training.profile import Profile
 from danlu.training.session import Session
 from danlu.training.watch import Watch
 
@@ -50,6 +54,12 @@ class Trained:
     parameters: int
     precision: str
 
+    def _repr_html_(self) -> str:
+        """The run's curve, for a notebook."""
+        held_out = f", held out {self.val_loss_nats:.3f}" if self.val_loss_nats is not None else ""
+        title = f"{self.run}: {self.steps:,} steps, loss {self.train_loss_nats:.3f} nats{held_out}"
+        return draw_svg([read_curve(Run(Path(self.run)), self.run)], title=title)
+
 
 @spread(Options)
 def train(
@@ -60,6 +70,7 @@ def train(
     checkpoint_every: int | None = None,
     resume: bool = False,
     threads: int | None = None,
+    profile: bool = False,
     json: bool = False,
     **options: Any,
 ) -> Trained:
@@ -83,6 +94,8 @@ def train(
         Go on with the run of this name (or `danlu train RUN --resume`) from its newest whole checkpoint.
     threads
         CPU threads; all cores unless given.
+    profile
+        Record steps 4 to 8 and tell where their time goes, beside what this machine's matrix products allow; kept in the run's profile/.
     json
         Print one JSON object at the end.
     """
@@ -101,13 +114,13 @@ def train(
         name = name or f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}"
         settings = {"start": begin, **asdict(wish)}
         run = _same_run(Run.open(runs / name), settings) if resume else Run.create(runs, name, settings)
-    result = _train(run, begin, wish, began, checkpoint_every)
+    result = _train(run, begin, wish, began, checkpoint_every, profile)
     if json:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result
 
 
-def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None) -> Trained:
+def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None, profile: bool) -> Trained:
     torch.manual_seed(wish.seed)
     device = choose_device()
     loaded, lesson, config = teach(start, wish, run.data)
@@ -137,7 +150,11 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         if checkpoint is not None:
             watch.say(f"going on after step {progress.step:,} from {checkpoint}")
         session = Session(run, loaded, lesson, config, extent, progress, watch)
-        session.go(optimizers, checkpoint_every, stopped)
+        if profile:
+            session.profile = Profile(run.profile, watch.say)
+            session.lesson = replace(lesson, objective=session.profile.loading(lesson.objective))
+        with session.profile or nullcontext():
+            session.go(optimizers, checkpoint_every, stopped)
         trained_seconds = progress.seconds - first.seconds
         measured = _validate(loaded, lesson, config, progress)
         if measured:

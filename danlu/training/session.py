@@ -17,6 +17,7 @@ from danlu.training.checkpoint import Progress, save_training_state
 from danlu.training.config import Extent, TrainingConfig
 from danlu.training.lesson import Lesson
 from danlu.training.loop import StepReport, train_steps
+from danlu.training.profile import Profile
 from danlu.training.watch import Watch
 
 SAMPLE_TOKENS = 48
@@ -36,6 +37,7 @@ class Session:
         self.run, self.loaded, self.lesson, self.config = run, loaded, lesson, config
         self.extent, self.progress, self.watch = extent, progress, watch
         self.losses: list[float] = []
+        self.profile: Profile | None = None
 
     def go(self, optimizers: Sequence[torch.optim.Optimizer], checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
         """Train to the end, then save the last checkpoint and the model to take away."""
@@ -58,7 +60,8 @@ class Session:
                 self.sample()
             return not stopped()
 
-        train_steps(self.loaded.module, optimizers, self.lesson.objective, self.config, self.extent, self.progress, after_step)
+        told = self.profile.around(after_step) if self.profile else after_step
+        train_steps(self.loaded.module, optimizers, self.lesson.objective, self.config, self.extent, self.progress, told)
         if stopped():
             raise KeyboardInterrupt(f"saved after step {self.progress.step:,}; go on with: danlu train {self.run.folder} --resume")
         self._save(optimizers)  # before evaluation, which may fail alone
