@@ -25,7 +25,8 @@ def runs(runs: str | Path = Path("runs")) -> Runs:
 def show(*, runs: Path = Path("runs"), json: bool = False) -> None:
     """List all runs, newest first: how far they came and how good they became.
 
-    A run says "running?" if it wrote something in the last minute. The loss is the mean of the last 20 steps; tokens/s are of the
+    A run says "running?" if it wrote something in the last minute. The loss is the mean of the last 20 steps, in nats an answer
+    (squared error for numbers); tokens/s are of the
     middle step. What is damaged is said in its row.
 
     Parameters

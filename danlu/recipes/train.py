@@ -21,7 +21,7 @@ from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, load_model
 from danlu.reports.curve import draw_svg
-from danlu.reports.summary import read_curve
+from danlu.reports.summary import read_curve, unit_of
 from danlu.training.checkpoint import Progress, load_training_state
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
 from danlu.training.lesson import Lesson, teach
@@ -57,8 +57,8 @@ class Trained:
     def _repr_html_(self) -> str:
         """The run's curve, for a notebook."""
         held_out = f", held out {self.val_loss_nats:.3f}" if self.val_loss_nats is not None else ""
-        title = f"{self.run}: {self.steps:,} steps, loss {self.train_loss_nats:.3f} nats{held_out}"
-        return draw_svg([read_curve(Run(Path(self.run)), self.run)], title=title)
+        title = f"{self.run}: {self.steps:,} steps, loss {self.train_loss_nats:.3f} {unit_of(self.task)}{held_out}"
+        return draw_svg([read_curve(Run(Path(self.run)), self.run, unit_of(self.task))], title=title)
 
 
 @spread(Options)

@@ -77,7 +77,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     settings = [_settings(run, manifest) for run, manifest in zip(runs, manifests, strict=True)]
     return Comparison(
         runs=summaries,
-        curves=[read_curve(run, name) for run, name in zip(runs, names, strict=True)],
+        curves=[read_curve(run, name, each.unit) for run, name, each in zip(runs, names, summaries, strict=True)],
         figures=_figures(summaries, manifests, [run.evaluations() for run in runs]),
         settings=differences(settings),
         machines=differences([_machine(manifest) for manifest in manifests]),
@@ -132,14 +132,15 @@ def _figures(runs: Sequence[RunSummary], manifests: Sequence[dict[str, Any]], ev
     def row(name: str, values: Sequence[float | None], form: str) -> list[str]:
         return [name, *("" if value is None else format(value, form) for value in values)]
 
+    units = ", ".join(dict.fromkeys(each.unit for each in runs))
     parameters = [manifest.get("parameters") for manifest in manifests]
     rows = [
         ["state", *(each.state + (f" ({each.fault})" if each.fault else "") for each in runs)],
         ["parameters", *(amount(count) if isinstance(count, int) else "?" for count in parameters)],
         row("steps", [each.steps for each in runs], ",d"),
         ["tokens", *(amount(each.tokens) for each in runs)],
-        row("training loss, last 20 steps (nats)", [each.loss_nats for each in runs], ".4f"),
-        row("held-out loss (nats)", [each.val_loss_nats for each in runs], ".4f"),
+        row(f"training loss, last 20 steps ({units})", [each.loss_nats for each in runs], ".4f"),
+        row(f"held-out loss ({units})", [each.val_loss_nats for each in runs], ".4f"),
         row("held out, bits per byte", [each.val_bits_per_byte for each in runs], ".4f"),
         row("held out, answers right", [each.val_accuracy for each in runs], ".2%"),
         row("tokens/s, of the middle step", [each.tokens_per_second for each in runs], ",.0f"),

@@ -14,7 +14,7 @@ from itertools import accumulate
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#888888")
 DASHES = ((), (6, 3), (2, 2))  # the second and third round of colours
 MOST_POINTS = 600  # of a line: more than there are pixels to show
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 600, 320, 58, 14, 12, 46  # of one drawing, in its own pixels
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 600, 320, 58, 24, 12, 46  # of one drawing, in its own pixels
 TIMES = ((1.0, "s"), (60.0, "min"), (3600.0, "h"))
 
 
@@ -24,14 +24,15 @@ class Point:
 
     step: int
     seconds: float
-    loss_nats: float
+    loss: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A run's loss at each step; equally many `steps`, `seconds` of wall time and `losses` in nats."""
+    """A run's loss at each step; equally many `steps`, `seconds` of wall time and `losses` in `unit`."""
 
     name: str
+    unit: str = "nats"
     steps: Sequence[int]
     seconds: Sequence[float]
     losses: Sequence[float]
@@ -55,15 +56,25 @@ def dashes(index: int) -> tuple[int, ...]:
     return DASHES[index // len(COLORS) % len(DASHES)]
 
 
+def faint(curves: int) -> float:
+    """How much of the lines of single steps is seen, from 0 to 1: less where many lie over each other."""
+    return 0.28 if curves <= 3 else 0.1
+
+
 def loss_range(curves: Sequence[Curve]) -> tuple[float, float]:
     """The losses worth showing: all but the first fall from ln V, which would press the rest flat."""
     kept = [value for curve in curves for value in curve.smoothed()[len(curve.losses) // 12 :]]
-    kept += [point.loss_nats for curve in curves for point in curve.held_out if math.isfinite(point.loss_nats)]
+    kept += [point.loss for curve in curves for point in curve.held_out if math.isfinite(point.loss)]
     if not kept:
         return 0.0, 1.0
     low, high = min(kept), max(kept)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
     return (max(low - room, 0.0) if low >= 0 else low - room), high + room
+
+
+def loss_label(curves: Sequence[Curve]) -> str:
+    """What stands beside the axis of losses."""
+    return f"loss ({', '.join(dict.fromkeys(curve.unit for curve in curves))})"
 
 
 def time_unit(most_seconds: float) -> tuple[float, str]:
@@ -107,15 +118,16 @@ def draw_svg(curves: Sequence[Curve], *, against: str = "step", title: str = "",
     low, high = loss_range(curves)
     across = _scale(left, max(right, left + 1e-9), LEFT, WIDTH - RIGHT)
     up = _scale(low, high, HEIGHT - BOTTOM, TOP)
-    parts = _axes(ticks(left, right, 6), ticks(low, high), across, up, "step" if against == "step" else f"wall time ({sign})")
+    x_label = "step" if against == "step" else f"wall time ({sign})"
+    parts = _axes(ticks(left, right, 6), ticks(low, high), across, up, x_label, loss_label(curves))
     clip = f"plot-{zlib.crc32(repr((title, against, curves)).encode()):x}"
     parts.append(
         f'<clipPath id="{clip}"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"/></clipPath>'
     )
     parts.append(f'<g clip-path="url(#{clip})" fill="none" stroke-linejoin="round">')
     for index, (curve, x) in enumerate(zip(curves, xs, strict=True)):
-        paint = f'stroke="{color(index)}"'
-        parts.append(f'<polyline {paint} stroke-width="1" opacity=".28" points="{_points(thin(x, curve.losses), across, up)}"/>')
+        paint = f'stroke="{color(index)}" stroke-width="1" opacity="{faint(len(curves))}"'
+        parts.append(f'<polyline {paint} points="{_points(thin(x, curve.losses), across, up)}"/>')
     for index, (curve, x) in enumerate(zip(curves, xs, strict=True)):
         paint = f'stroke="{color(index)}" stroke-width="2" stroke-dasharray="{" ".join(map(str, dashes(index)))}"'
         line = _points(thin(x, curve.smoothed()), across, up)
@@ -124,8 +136,8 @@ def draw_svg(curves: Sequence[Curve], *, against: str = "step", title: str = "",
     for index, curve in enumerate(curves):
         for point in curve.held_out:
             place = point.seconds / unit if against == "time" else point.step
-            at = f'cx="{across(place):.1f}" cy="{up(point.loss_nats):.1f}" r="4.5"'
-            told = f"{html.escape(curve.name)}: held out {point.loss_nats:.4f} nats"
+            at = f'cx="{across(place):.1f}" cy="{up(point.loss):.1f}" r="4.5"'
+            told = f"{html.escape(curve.name)}: held out {point.loss:.4f} {curve.unit}"
             parts.append(f'<circle {at} fill="none" stroke="{color(index)}" stroke-width="2"><title>{told}</title></circle>')
     drawing = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%;height:auto" role="img" '
@@ -161,7 +173,7 @@ def _points(line: Sequence[tuple[float, float]], across: Callable[[float], float
 
 
 def _axes(
-    xs: Sequence[float], ys: Sequence[float], across: Callable[[float], float], up: Callable[[float], float], x_label: str
+    xs: Sequence[float], ys: Sequence[float], across: Callable[[float], float], up: Callable[[float], float], x_label: str, y_label: str
 ) -> list[str]:  # fmt: skip
     floor, middle = HEIGHT - BOTTOM, (TOP + HEIGHT - BOTTOM) / 2
     parts = []
@@ -174,5 +186,5 @@ def _axes(
         parts.append(f'<line x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{floor}" y2="{floor + 4}" stroke="currentColor" opacity=".5"/>')
     parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}" stroke="currentColor" opacity=".5"/>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{x_label}</text>')
-    parts.append(f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">loss (nats)</text>')
+    parts.append(f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
     return parts

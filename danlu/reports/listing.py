@@ -12,8 +12,8 @@ from danlu.reports.comparison import Comparison, compare_runs
 from danlu.reports.summary import RunSummary, summarize
 from danlu.reports.tables import amount, duration, html_table, text_table
 
-COLUMNS = ("name", "start", "task", "state", "steps", "tokens", "loss (nats)", "held out", "tokens/s", "time", "begun")
-RIGHT = ("steps", "tokens", "loss (nats)", "held out", "tokens/s", "time")
+COLUMNS = ("name", "start", "task", "state", "steps", "tokens", "loss", "held out", "tokens/s", "time", "begun")
+RIGHT = ("steps", "tokens", "loss", "held out", "tokens/s", "time")
 
 
 class Runs(Mapping[str, RunSummary]):

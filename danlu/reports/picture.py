@@ -15,12 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter
+from rich.cells import cell_len, chop_cells
 
-from danlu.reports.curve import Curve, color, dashes, loss_range, number_text, time_unit
+from danlu.reports.curve import Curve, color, dashes, faint, loss_label, loss_range, number_text, time_unit
 from danlu.reports.summary import RunSummary
 
 LATIN = "DejaVu Sans"  # comes with matplotlib
 WIDE = re.compile(r"noto.*cjk|sourcehan|wqy|msyh|pingfang|simhei|hiragino|droidsansfallback", re.IGNORECASE)  # looked into first
+LEGEND_CELLS, SHORT_CELLS = 150, 20  # room for names above and beside the drawing; a Chinese character takes two
 INK, FAINT = "#222222", "#dddddd"
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#888888", "axes.labelcolor": INK, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 11,
@@ -38,18 +40,20 @@ def draw_png(curves: Sequence[Curve], runs: Sequence[RunSummary]) -> tuple[bytes
         said = f"no font here draws {lacking}: it is ? in the picture, not on the page; install one (Debian: fonts-noto-cjk)"
     with matplotlib.rc_context({**STYLE, "font.family": family}):
         measured, unit = _held_out(runs)
-        height = 4.6 + 0.28 * ((len(curves) - 1) // 4)
+        columns = max(1, min(len(curves), LEGEND_CELLS // (6 + max(map(cell_len, names)))))
+        height = 4.6 + 0.28 * ((len(curves) - 1) // columns)
         figure = Figure(figsize=(15.0 if measured else 12.0, height), dpi=150, layout="constrained", facecolor="white")
         panels = figure.subplots(1, 3 if measured else 2, width_ratios=(1, 1, 0.55) if measured else (1, 1))
         by_step, by_time = panels[0], panels[1]
         most_seconds = max((max(curve.seconds, default=0.0) for curve in curves), default=0.0)
         divisor, sign = time_unit(most_seconds)
+        seen = faint(len(curves))
         for index, curve in enumerate(curves):
-            _draw(by_step, curve, [float(step) for step in curve.steps], [float(p.step) for p in curve.held_out], index, names[index])
+            _draw(by_step, curve, [float(step) for step in curve.steps], [float(p.step) for p in curve.held_out], index, names[index], seen)
             seconds, held_out = [s / divisor for s in curve.seconds], [p.seconds / divisor for p in curve.held_out]
-            _draw(by_time, curve, seconds, held_out, index, names[index])
+            _draw(by_time, curve, seconds, held_out, index, names[index], seen)
         for axes, label in ((by_step, "step"), (by_time, f"wall time ({sign})")):
-            axes.set(xlabel=label, ylabel="loss (nats)", ylim=loss_range(curves))
+            axes.set(xlabel=label, ylabel=loss_label(curves), ylim=loss_range(curves))
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
             axes.set_title(f"Loss against {label.partition(' (')[0]}")
@@ -57,7 +61,7 @@ def draw_png(curves: Sequence[Curve], runs: Sequence[RunSummary]) -> tuple[bytes
         if measured:
             _draw_held_out(panels[2], measured, unit, names)
         handles, labels = by_step.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(curves), 4), frameon=False, fontsize=11)
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=11)
         key = "faint: each step   ·   strong: mean over the steps around it   ·   ring: held out"
         figure.supxlabel(key, fontsize=9, color="#666666", x=0.01, ha="left")
         written = io.BytesIO()
@@ -85,17 +89,21 @@ def find_fonts(text: str) -> tuple[list[str], str]:
     return family, "".join(sorted(lacking))
 
 
-def _draw(axes: Axes, curve: Curve, x: list[float], held_out: list[float], index: int, name: str) -> None:
+def _draw(axes: Axes, curve: Curve, x: list[float], held_out: list[float], index: int, name: str, seen: float) -> None:
     paint, pattern = color(index), dashes(index)
-    axes.plot(x, curve.losses, color=paint, alpha=0.22, linewidth=0.8, zorder=2)
+    axes.plot(x, curve.losses, color=paint, alpha=seen, linewidth=0.8, zorder=2)
     axes.plot(x, curve.smoothed(), color=paint, linewidth=1.9, zorder=3, label=name, linestyle=(0, pattern) if pattern else "-")
-    losses = [point.loss_nats for point in curve.held_out]
+    losses = [point.loss for point in curve.held_out]
     axes.plot(held_out, losses, "o", color=paint, markerfacecolor="white", markeredgewidth=1.8, markersize=7, zorder=4, clip_on=False)
+
+
+def _short(name: str) -> str:
+    return name if cell_len(name) <= SHORT_CELLS else f"{chop_cells(name, SHORT_CELLS - 1)[0]}…"
 
 
 def _held_out(runs: Sequence[RunSummary]) -> tuple[list[tuple[int, float]], str]:
     """Each run's place and value in the one unit that most of them share."""
-    kinds = (("bits per byte", "val_bits_per_byte"), ("share of answers right", "val_accuracy"), ("loss (nats)", "val_loss_nats"))
+    kinds = (("bits per byte", "val_bits_per_byte"), ("share of answers right", "val_accuracy"), ("loss", "val_loss_nats"))
     found = [
         ([(place, value) for place, run in enumerate(runs) if (value := getattr(run, field)) is not None], unit) for unit, field in kinds
     ]
@@ -106,7 +114,7 @@ def _draw_held_out(axes: Axes, measured: list[tuple[int, float]], unit: str, nam
     for place, value in measured:
         axes.plot([value], [place], "o", color=color(place), markersize=9)
         axes.annotate(f"{value:.4g}", (value, place), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
-    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel=unit)
+    axes.set(yticks=range(len(names)), yticklabels=[_short(name) for name in names], ylim=(len(names) - 0.4, -0.6), xlabel=unit)
     axes.set_title("Held out")
     axes.margins(x=0.25)
     axes.grid(visible=False, axis="y")

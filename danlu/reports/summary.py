@@ -44,14 +44,19 @@ class RunSummary:
             return f"{self.val_accuracy:.1%} right"
         if self.val_bits_per_byte is not None:
             return f"{self.val_bits_per_byte:.3f} bits/byte"
-        return "" if self.val_loss_nats is None else f"{self.val_loss_nats:.3f} nats"
+        return "" if self.val_loss_nats is None else f"{self.val_loss_nats:.3f} {self.unit}"
+
+    @property
+    def unit(self) -> str:
+        """What the loss is counted in."""
+        return unit_of(self.task)
 
     def curve(self) -> Curve:
         """The loss of every step, and what was held out."""
-        return read_curve(Run(Path(self.folder)), self.name)
+        return read_curve(Run(Path(self.folder)), self.name, self.unit)
 
     def __str__(self) -> str:
-        loss = "" if self.loss_nats is None else f", loss {self.loss_nats:.3f} nats"
+        loss = "" if self.loss_nats is None else f", loss {self.loss_nats:.3f} {self.unit}"
         held_out = f", held out {self.held_out}" if self.held_out else ""
         fault = f" ({self.fault})" if self.fault else ""
         return f"{self.name}: {self.state}, {self.steps:,} steps{loss}{held_out}{fault}"
@@ -96,19 +101,25 @@ def summarize(run: Run) -> RunSummary:
     )
 
 
-def read_curve(run: Run, name: str) -> Curve:
+def unit_of(task: str | None) -> str:
+    """What a task's loss is counted in."""
+    return "squared error" if task == "regress" else "nats"
+
+
+def read_curve(run: Run, name: str, unit: str) -> Curve:
     """A run's losses; rows that cannot be read are passed over."""
     rows, _ = run.read_metrics()
     steps = [row for row in rows if _is_step(row) and math.isfinite(row["loss_nats"])]
     seconds = [_number(row.get("wall_seconds")) or 0.0 for row in steps]
     at = {int(row["step"]): second for row, second in zip(steps, seconds, strict=True)}
     held_out = [
-        Point(step=row["step"], seconds=at[row["step"]], loss_nats=row["val_loss_nats"])
+        Point(step=row["step"], seconds=at[row["step"]], loss=row["val_loss_nats"])
         for row in rows
         if row.get("kind") == "evaluation" and row.get("step") in at and _number(row.get("val_loss_nats")) is not None
     ]
     return Curve(
         name=name,
+        unit=unit,
         steps=[int(row["step"]) for row in steps],
         seconds=seconds,
         losses=[float(row["loss_nats"]) for row in steps],

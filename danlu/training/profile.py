@@ -21,6 +21,7 @@ from danlu.training.objective import WHOLE, Batch, Loss, Objective, Part
 from danlu.training.trace import BATCH, REST, SHARES, STEP, Product, Shares, read_shares
 
 WARM_STEPS, PROFILED_STEPS, PLAIN_STEPS = 3, 5, 5  # left alone, recorded, and only timed: recording itself costs time
+UNSTEADY = 1.5  # the longest of the timed steps over the shortest
 REPEATED_SECONDS, FEWEST, MOST = 0.03, 3, 200  # how long and how often each product is repeated
 TYPES = {"float": torch.float32, "double": torch.float64, "c10::BFloat16": torch.bfloat16, "c10::Half": torch.float16}
 AfterStep = Callable[[StepReport], bool]
@@ -104,7 +105,7 @@ class Profile:
         self.folder.mkdir(parents=True, exist_ok=True)
         trace = self.folder / "trace.json"
         self.recorder.export_chrome_trace(str(trace))
-        shares = read_shares(json.loads(trace.read_bytes())["traceEvents"])
+        shares = read_shares(json.loads(trace.read_bytes())["traceEvents"], len(self.profiled))
         text = summary_of(shares, statistics.median(self.profiled), self.plain, self.tokens, seconds_alone(shares))
         write_whole(self.folder / "summary.txt", text.encode())
         self.say(f"{text}look at {trace} in ui.perfetto.dev or chrome://tracing")
@@ -172,6 +173,9 @@ def summary_of(shares: Shares, profiled_seconds: float, plain: list[float], toke
         whole, alone = _rate(flop, seconds), _rate(flop, alone_seconds)
         lines.append(f"{flop / 1e9:,.2f} GFLOP of products a step (attention's own not counted): {whole} over the whole step;")
         lines.append(f"run alone they take {alone_seconds * 1e3:,.1f} ms, {alone}: the step reaches {alone_seconds / seconds:.0%} of that")
+    timed = plain or [profiled_seconds]
+    if max(timed) > UNSTEADY * min(timed) or alone_seconds > seconds:
+        lines.append("these times are unsteady: something else keeps this machine busy; measure again when it is quiet")
     return "\n".join(lines) + "\n"
 
 

@@ -66,14 +66,17 @@ class _Span:
     parent: _Span | None = None
 
 
-def read_shares(events: Sequence[Mapping[str, Any]]) -> Shares:
-    """Sort every microsecond within the marked steps by what was done in it. Events as in a chrome trace; times in microseconds."""
+def read_shares(events: Sequence[Mapping[str, Any]], steps: int) -> Shares:
+    """Sort every microsecond within the first so many marked steps by what was done in it; one more may have been cut short.
+
+    Events as in a chrome trace; times in microseconds.
+    """
     done = [event for event in events if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "user_annotation")]
-    marks = [event for event in done if event["name"].startswith(STEP)]
+    marks = sorted((event for event in done if event["name"].startswith(STEP)), key=lambda event: event["ts"])[:steps]
     within = [event for event in done if any(mark["ts"] <= event["ts"] < mark["ts"] + mark["dur"] for mark in marks)]
     threads = {mark["tid"] for mark in marks}
     spans = [span for tid in threads for span in _nest([event for event in within if event["tid"] == tid])]
-    forward = {span.sequence: span for span in spans if span.sequence is not None and not span.name.startswith(BACKWARD)}
+    forward = {span.sequence: span for span in spans if span.sequence is not None and _node_of(span) is None}
     kinds, rest = dict.fromkeys(SHARES, 0.0), defaultdict[str, float](float)
     for span in spans:
         kind = _kind_of(span)
