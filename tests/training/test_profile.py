@@ -18,7 +18,7 @@ def shares(steps: int = 2) -> Shares:
 def test_rates_are_of_steps_that_were_not_recorded() -> None:
     told = summary_of(shares(), 0.005, [0.004, 0.004, 0.005], tokens=1000, alone_seconds=0.001)
     assert "5.0 ms a step while recorded, 4.0 ms otherwise" in told
-    assert "products           75.0%       3.00 ms" in told
+    assert "products          75.0%       3.00 ms" in told
     assert "(everything else: mul 20.0%, Python 5.0%)" in told
     assert "250,000 tokens/s" in told
     # Two products a step of 2 x 100 x 200 x 50 FLOP.
