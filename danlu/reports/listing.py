@@ -14,6 +14,7 @@ from danlu.reports.tables import amount, duration, html_table, text_table
 
 COLUMNS = ("name", "start", "task", "state", "steps", "tokens", "loss", "held out", "tokens/s", "time", "begun")
 RIGHT = ("steps", "tokens", "loss", "held out", "tokens/s", "time")
+SPARE = ("tokens", "task", "tokens/s", "start", "begun", "time")  # left out on a narrow terminal, in this order
 
 
 class Runs(Mapping[str, RunSummary]):
@@ -40,7 +41,7 @@ class Runs(Mapping[str, RunSummary]):
     def __str__(self) -> str:
         if not self._runs:
             return f"no runs in {self.folder}; begin one with: danlu train gpt/tiny --data FILE"
-        return text_table(self._columns(), [self._cells(each) for each in self.values()], RIGHT)
+        return text_table(self._columns(), [self._cells(each) for each in self.values()], RIGHT, SPARE)
 
     __repr__ = __str__
 

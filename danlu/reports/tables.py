@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import html
 import io
+import shutil
 import sys
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+GAP = 2  # places between columns of text
 CELL = "padding:.2em .7em;text-align:{};vertical-align:top"
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """Aligned text; on a terminal long cells are folded to its width. Chinese characters take two places."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), spare: Sequence[str] = ()) -> str:
+    """Aligned text; on a terminal that is too narrow the `spare` columns are left out, first ones first, and then long cells are folded.
+
+    Chinese characters take two places.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    widths = {column: max(map(cell_len, (column, *cells))) + GAP for column, *cells in zip(columns, *rows, strict=True)}
+    left_out: list[str] = []
+    for column in spare:
+        if sum(widths.values()) - GAP > width:
+            left_out.append(column)
+            del widths[column]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    for column in widths:
+        number = column in right
+        table.add_column(Text(column), justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=None if sys.stdout.isatty() else 1000, color_system=None)
+        table.add_row(*(Text(cell) for column, cell in zip(columns, row, strict=True) if column in widths))
+    console = Console(file=io.StringIO(), width=min(width, sum(widths.values())), color_system=None)
     with console.capture() as captured:
         console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+    lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
+    return "\n".join([*lines, f"(a wider terminal shows {', '.join(left_out)} too)"] if left_out else lines)
 
 
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
@@ -36,7 +51,7 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     for row in rows:
         cells = (f'<td style="{CELL.format(side)}">{html.escape(cell)}</td>' for cell, side in zip(row, sides, strict=True))
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<table style="border-collapse:collapse;color:inherit"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 def amount(number: float) -> str:

@@ -138,6 +138,18 @@ def test_newest_first_and_in_any_script(tmp_path: Path) -> None:
     assert "what is wrong" not in first
 
 
+def test_a_narrow_terminal_gets_what_matters_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(tmp_path, "a-run-with-a-name", 12)
+    wide = str(danlu.runs(tmp_path))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for columns in (200, 80, 60, 30):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = str(danlu.runs(tmp_path))
+        assert max(map(len, shown.splitlines()[:-1])) <= columns
+        assert "12" in shown and (shown == wide) == (columns == 200)
+    assert "interrupted at step 12" in wide
+
+
 def test_names_are_text_in_a_page(tmp_path: Path) -> None:
     begun(tmp_path, "a", 3)
     (tmp_path / "a").rename(tmp_path / "<b>&")
