@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from danlu.recipes.export import export
     from danlu.recipes.fetch import fetch
     from danlu.recipes.prepare import prepare
+    from danlu.recipes.runs import runs
     from danlu.recipes.serve import serve
     from danlu.recipes.train import train
 
@@ -23,9 +24,10 @@ _PLACES = {
     "evaluate": "danlu.recipes.evaluate",
     "export": "danlu.recipes.export",
     "serve": "danlu.recipes.serve",
+    "runs": "danlu.recipes.runs",
 }
 
-__all__ = ["evaluate", "export", "fetch", "load", "prepare", "serve", "train"]  # noqa: F822: see __getattr__
+__all__ = ["evaluate", "export", "fetch", "load", "prepare", "runs", "serve", "train"]  # noqa: F822: see __getattr__
 
 
 def __getattr__(name: str) -> Any:

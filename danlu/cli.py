@@ -23,8 +23,10 @@ VERBS = {
     "chat": "talk with a model",
     "serve": "the OpenAI API for one or more models",
     "export": "a model as a GGUF file or a Hugging Face folder, for other programs",
+    "runs": "what has been trained, how far and how well; runs side by side",
     "demo": "the main job once through: raw text in, served model out",
 }
+WITH_COMMANDS = ("runs",)  # verbs that have commands of their own below them
 
 
 def app() -> App:
@@ -36,7 +38,7 @@ def app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for verb, what in VERBS.items():
-        danlu.command(f"danlu.recipes.{verb}:{verb}", name=verb, help=what)
+        danlu.command(f"danlu.recipes.{verb}:{'app' if verb in WITH_COMMANDS else verb}", name=verb, help=what)
     return danlu
 
 

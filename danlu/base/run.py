@@ -25,6 +25,8 @@ class Run:
         self.final = folder / "final"
         self.tensorboard = folder / "tensorboard"
         self.data = folder / "data"
+        self.profile = folder / "profile"
+        self.manifest_file = folder / MANIFEST
         self._metrics = folder / "metrics.jsonl"
 
     @classmethod
@@ -37,7 +39,7 @@ class Run:
             raise ConfigError(f"--name came as {name!r}; expected letters, digits, dots, dashes and underscores")
         run = cls(runs / name)
         if run.exists():
-            if (run.folder / MANIFEST).exists():
+            if run.manifest_file.exists():
                 raise ConfigError(f"{run.folder} is there already; go on with --resume, or choose another --name")
             if run.config != {"format": FORMAT, **config}:  # the same command again goes on with the data that it prepared
                 _remove_whole(run.folder)
@@ -68,7 +70,7 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads(self.manifest_file.read_text())
         return manifest
 
     def log(self, **row: Any) -> None:
@@ -84,6 +86,52 @@ class Run:
                     yield json.loads(line)
                 except ValueError:
                     return
+
+    def read_metrics(self) -> tuple[list[dict[str, Any]], str | None]:
+        """All rows of metrics.jsonl that can be read, and what is wrong with the rest; a last line cut short by a kill is no fault."""
+        if not self._metrics.is_file():
+            return [], None
+        rows, fault = [], None
+        lines = self._metrics.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if line else None
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                rows.append(row)
+            elif line and number < len(lines):
+                fault = fault or f"metrics.jsonl: line {number} cannot be read"
+        return rows, fault
+
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """What was measured, by task; files that cannot be read are left out."""
+        found = {}
+        for file in sorted(self.folder.glob("evaluation/*.json")):
+            try:
+                content = json.loads(file.read_bytes())
+            except (OSError, ValueError):
+                continue
+            if isinstance(content, dict):
+                found[file.stem] = content
+        return found
+
+    @property
+    def begun_at(self) -> float:
+        """When the run was created, in seconds since 1970."""
+        file = self.folder / "config.json"
+        return (file if file.is_file() else self.folder).stat().st_mtime
+
+    @property
+    def touched_at(self) -> float:
+        """When training last wrote down a step, or else that it began, in seconds since 1970; 0 if it never did."""
+        return max((file.stat().st_mtime for file in (self._metrics, self.manifest_file) if file.is_file()), default=0.0)
+
+    @property
+    def final_at(self) -> float:
+        """When the model to take away was written, in seconds since 1970; 0 if there is none."""
+        file = self.final / MANIFEST
+        return file.stat().st_mtime if file.is_file() else 0.0
 
     def forget_after(self, step: int) -> None:
         """Drop measurements of steps that will be done again."""
@@ -147,10 +195,33 @@ class Run:
         write_whole(self.folder / "samples" / f"step-{step:06d}.txt", text.encode())
 
     def write_manifest(self, content: dict[str, Any]) -> None:
-        write_whole(self.folder / MANIFEST, _json({"format": FORMAT, **content}))
+        write_whole(self.manifest_file, _json({"format": FORMAT, **content}))
 
     def write_evaluation(self, task: str, content: dict[str, Any]) -> None:
         write_whole(self.folder / "evaluation" / f"{task}.json", _json(content))
+
+
+def list_runs(folder: Path) -> list[Run]:
+    """Every run in a folder, whole, half or damaged, and nothing else that may lie there.
+
+    Raises: ConfigError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; `danlu train` makes it, or name another with --runs")
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [run for run in map(Run, places) if run.exists() or _was_run(run.folder)]
+
+
+def _was_run(folder: Path) -> bool:
+    """Whether a run was here, though its settings cannot be read; a Hugging Face folder has a config.json too."""
+    if any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "tensorboard")):
+        return True
+    try:
+        return "format" in json.loads((folder / "config.json").read_bytes())
+    except ValueError:
+        return True
+    except (OSError, TypeError):
+        return False
 
 
 def find_fault(checkpoint: Path) -> str | None:

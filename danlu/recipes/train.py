@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as encoder
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,15 @@ from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, load_model
 from danlu.nn.habits import set_habits
+from danlu.reports.curve import draw_svg
+from danlu.reports.summary import read_curve, unit_of
 from danlu.training.average import Average
 from danlu.training.checkpoint import Progress, load_training_state, read_progress
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
 from danlu.training.lesson import Lesson, teach
 from danlu.training.objective import held_out
 from danlu.training.optimizer import make_optimizers
+from danlu.training.profile import Profile
 from danlu.training.session import Session
 from danlu.training.team import Team
 from danlu.training.watch import Watch
@@ -53,6 +57,12 @@ class Trained:
     parameters: int
     precision: str
 
+    def _repr_html_(self) -> str:
+        """The run's curve, for a notebook."""
+        held_out = f", held out {self.val_loss_nats:.3f}" if self.val_loss_nats is not None else ""
+        title = f"{self.run}: {self.steps:,} steps, loss {self.train_loss_nats:.3f} {unit_of(self.task)}{held_out}"
+        return draw_svg([read_curve(Run(Path(self.run)), self.run, unit_of(self.task))], title=title)
+
 
 @spread(Options)
 def train(
@@ -63,6 +73,7 @@ def train(
     checkpoint_every: int | None = None,
     resume: bool = False,
     threads: int | None = None,
+    profile: bool = False,
     json: bool = False,
     **options: Any,
 ) -> Trained:
@@ -86,6 +97,8 @@ def train(
         Go on with the run of this name (or `danlu train RUN --resume`) from its newest whole checkpoint.
     threads
         CPU threads; all cores unless given.
+    profile
+        Record steps 4 to 8 and tell where their time goes, beside what this machine's matrix products allow; kept in the run's profile/.
     json
         Print one JSON object at the end.
     """
@@ -106,13 +119,13 @@ def train(
         with team.in_turn():
             fresh = not resume and team.leads
             run = Run.create(runs, name, settings) if fresh else _same_run(Run.open(runs / name), settings)
-    result = _train(run, begin, wish, began, checkpoint_every, team)
+    result = _train(run, begin, wish, began, checkpoint_every, team, profile)
     if json and team.leads:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result
 
 
-def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None, team: Team) -> Trained:
+def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None, team: Team, profile: bool) -> Trained:
     torch.manual_seed(wish.seed)
     device = choose_device()
     with team.in_turn():  # the leader prepares raw text, the others find it prepared
@@ -159,7 +172,11 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             run.forget_after(progress.step)
             run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
         session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average)
-        session.go(checkpoint_every, stopped)
+        if profile and team.leads:
+            session.profile = Profile(run.profile, watch.say)
+            session.lesson = replace(lesson, objective=session.profile.loading(lesson.objective))
+        with session.profile or nullcontext():
+            session.go(checkpoint_every, stopped)
         trained_seconds = progress.seconds - first.seconds
         measured = _validate(loaded, lesson, config, progress) if team.leads else {}
         if measured:

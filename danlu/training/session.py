@@ -22,6 +22,7 @@ from danlu.training.config import Extent, TrainingConfig
 from danlu.training.lesson import Lesson
 from danlu.training.loop import Diverged, StepReport, train_steps
 from danlu.training.objective import held_out
+from danlu.training.profile import Profile
 from danlu.training.team import Team
 from danlu.training.watch import Watch
 
@@ -45,6 +46,7 @@ class Session:
         self.extent, self.progress, self.watch, self.team = extent, progress, watch, team
         self.optimizers, self.average, self.beside = optimizers, average, Beside()
         self.losses: list[float] = []
+        self.profile: Profile | None = None
         self.first = self._snapshot() if progress.step == 0 else None  # to go back to while there is no checkpoint
         self.saved_step = progress.step if progress.step else -1
 
@@ -75,12 +77,13 @@ class Session:
                 self.sample()
             return not stopped() and not self._stuck
 
+        told = self.profile.around(after_step) if self.profile else after_step
         try:
             while not self._stuck:
                 try:
                     train_steps(
                         self.loaded.module, self.optimizers, self.lesson.objective, self.config, self.extent, self.progress, self.team,
-                        after_step,
+                        told,
                     )  # fmt: skip
                     break
                 except Diverged as fault:

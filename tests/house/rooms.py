@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 START, END = "<!-- rooms -->", "<!-- end of rooms -->"
-FLOORS = ("cli", "recipes", "server", "compression", "insight", "training", "evaluation", "tasks", "inference", "data", "models", "nn")
-FLOORS += ("inputs", "metrics", "security", "base")
+FLOORS = ("cli", "recipes", "server", "reports", "compression", "insight", "training", "evaluation", "tasks", "inference", "data", "models")
+FLOORS += ("nn", "inputs", "metrics", "security", "base")
 LINE = re.compile(r"^( *)(\S+)(?: +(\S.*))?$")
 
 

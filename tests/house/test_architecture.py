@@ -58,6 +58,7 @@ def loaded_by(*arguments: str) -> set[str]:
         (("-c", "import danlu"), {"torch", "numpy", "transformers", "cyclopts", "huggingface_hub"}),
         (("-m", "danlu", "--help"), {"torch", "transformers", "pyarrow", "fastapi"}),
         (("-m", "danlu", "fetch", "--list"), {"torch", "transformers", "pyarrow", "fastapi"}),
+        (("-m", "danlu", "runs", "--runs", "docs"), {"torch", "numpy", "matplotlib", "transformers"}),
         (("-c", "import danlu.base.catalog"), {"torch", "numpy", "huggingface_hub"}),
     ],
 )
