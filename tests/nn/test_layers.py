@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from danlu.base.errors import ConfigError
 from danlu.nn.feedforward import ACTIVATIONS, FeedForward, FeedForwardConfig
 from danlu.nn.norm import NormConfig, make_norm
+from danlu.nn.recurrent import Recurrent
 
 FORMULAS = {
     "gelu": lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))),
@@ -59,3 +61,12 @@ def test_what_is_unknown_or_absurd_is_refused() -> None:
         NormConfig(kind="batch")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"norm\.epsilon came as -1"):
         NormConfig(epsilon=-1)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
+def test_recurrent_layers_compute_products_in_half_precision(cell: Any) -> None:
+    torch.manual_seed(0)
+    layer, x = Recurrent(cell, 16), torch.randn(2, 9, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x)
+    torch.testing.assert_close(found.float(), layer(x), atol=0.02, rtol=0.02)

@@ -132,7 +132,7 @@ def test_continues_from_weights_that_are_there(text: Path, tmp_path: Path) -> No
         ({"threads": 0}, ConfigError, "threads"),
         ({"task": "dance"}, ConfigError, "dance"),
         ({"name": "../up"}, ConfigError, "--name"),
-        ({"context_length": 10**6}, DataError, "context"),
+        ({"context_length": 20_000}, DataError, "context"),
     ],
 )
 def test_refused_with_a_line_that_helps(options: dict, error: type, says: str, text: Path, tmp_path: Path) -> None:
