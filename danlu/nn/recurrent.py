@@ -73,7 +73,8 @@ def gru_step(given: Tensor, state: State, weight: Tensor, bias: Tensor | None) -
     given_gates, given_new = given.tensor_split((2 * h.shape[-1],), -1)
     hidden_gates, hidden_new = torch.addmm(bias, h, weight).tensor_split((2 * h.shape[-1],), -1)
     reset, keep = (given_gates + hidden_gates).sigmoid().chunk(2, -1)
-    new, keep = (given_new + reset * hidden_new).tanh().to(h.dtype), keep.to(h.dtype)  # products may be in half precision, the state is not
+    new = (given_new + reset * hidden_new).tanh()
+    new, keep = new.to(h.dtype), keep.to(h.dtype)  # products may be in half precision, the state is not
     return (torch.lerp(new, h, keep),)
 
 

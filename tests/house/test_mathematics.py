@@ -97,7 +97,7 @@ SLIPS = {
         ("betas=betas, fused=True)]", "betas=betas[::-1], fused=True)]"),
         ("AdamW(groups", "Adam(groups"),
     ],
-    "Muon": [("torch.optim.Muon", "torch.optim.SGD"), ("lr=config.muon_rate", "lr=config.rate")],
+    "Muon": [("beta=B, alpha=C", "beta=C, alpha=B"), ("x, beta=A", "x, beta=B")],
     "The rate over a run": [("1 + math.cos", "1 - math.cos"), ("max(done, 1e-3) / config.warmup", "1.0"), ("- config.warmup)\n", ")\n")],
     "Temperature, top-k, top-p": [
         ("/ max(value", "* max(value"),
