@@ -18,7 +18,7 @@ from danlu.base.options import spread
 from danlu.base.run import Run
 from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
-from danlu.models.loading import Loaded, load_model
+from danlu.models.loading import Loaded, restore
 from danlu.training.checkpoint import Progress, load_training_state
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
 from danlu.training.lesson import Lesson, teach
@@ -123,15 +123,17 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != lesson.fingerprint:
             raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")
-        module.load_state_dict(load_model(str(checkpoint)).module.state_dict())
+        restore(loaded, checkpoint)
         progress = load_training_state(checkpoint, module, optimizers)
         run.forget_after(progress.step)
     first = Progress(**asdict(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
+    learning = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    some = f" ({learning:,} of them learn)" if learning < parameters else ""
     run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
     with Watch(extent, run.tensorboard) as watch, stop_asked("saving after this step") as stopped:
         watch.say(
-            f"{start}: {parameters / 1e6:.1f} M weights, {config.batch_rows} rows of {config.context_length} tokens a step, "
+            f"{start}: {parameters / 1e6:.1f} M weights{some}, {config.batch_rows} rows of {config.context_length} tokens a step, "
             f"rate {config.rate:g}, {chosen} ({why}), {torch.get_num_threads()} threads -> {run.folder}"
         )
         if checkpoint is not None:

@@ -23,6 +23,7 @@ from danlu.inputs.vocabulary_training import TRAINERS
 from danlu.models.base import Head, HeadKind
 from danlu.models.loading import Loaded
 from danlu.models.starting import family_of_size, loaded_with_head, new_model
+from danlu.training.adapt import LORA_RATE, adapt
 from danlu.training.config import Options, TrainingConfig, read_sources
 from danlu.training.objective import FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
@@ -52,11 +53,15 @@ def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, Trai
 
     Raises: ConfigError, DataError or CheckpointError if start, data and task do not go together.
     """
+    if wish.adapt != "all" and family_of_size(start) is not None:
+        raise ConfigError(f"--adapt came as {wish.adapt} for {start}, which has fresh weights; begin from a model that is there")
     if wish.task == "text":
-        return _teach_text(start, wish, folder)
-    if wish.task not in TASKS:
+        loaded, lesson, config = _teach_text(start, wish, folder)
+    elif wish.task in TASKS:
+        loaded, lesson, config = _teach_examples(start, wish, TASKS[wish.task])
+    else:
         raise ConfigError(f"--task came as {wish.task!r}; expected text, {', '.join(TASKS)}")
-    return _teach_examples(start, wish, TASKS[wish.task])
+    return adapt(loaded, wish), lesson, config
 
 
 def _teach_text(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
@@ -110,7 +115,7 @@ def _settings(loaded: Loaded, wish: Options, scratch: bool, rows: int | None) ->
     return TrainingConfig.of(
         wish,
         optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,
-        rate=wish.rate if wish.rate is not None else defaults.rate,
+        rate=wish.rate if wish.rate is not None else defaults.rate * (LORA_RATE if wish.adapt == "lora" else 1),
         batch_rows=wish.batch_rows or rows or max(1, defaults.batch_tokens // context),
         context_length=context,
     )

@@ -12,7 +12,7 @@ import torch
 from danlu.base.errors import CheckpointError
 from danlu.base.run import Run
 from danlu.inference.model import Model
-from danlu.models.loading import Loaded, save_model
+from danlu.models.loading import Loaded, save_loaded
 from danlu.training.checkpoint import Progress, save_training_state
 from danlu.training.config import Extent, TrainingConfig
 from danlu.training.lesson import Lesson
@@ -84,7 +84,7 @@ class Session:
         return text
 
     def _write(self, folder: Path) -> None:
-        save_model(self.loaded.module, self.loaded.family, self.loaded.tokenizer, folder)
+        save_loaded(self.loaded, folder)
 
     def _save(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """A checkpoint that cannot be written must not end the training: the older ones are still whole."""
