@@ -189,7 +189,7 @@ def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: 
         return {}
     device = next(loaded.module.parameters()).device
     loss, right = held_out(lesson.held_out, loaded.module, lambda: computing_in(progress.precision, device))
-    return {"split": "validation", "val_loss_nats": loss} | ({"val_accuracy": right} if lesson.answers else {})
+    return {"split": "validation", "val_loss_nats": loss} | ({"val_accuracy": right} if lesson.grades else {})
 
 
 def _manifest(
@@ -216,7 +216,10 @@ def _tell(result: Trained, watch: Watch) -> None:
         held_out = f", validation loss {result.val_loss_nats:.3f}"
     if result.val_accuracy is not None:
         held_out += f", {result.val_accuracy:.1%} of answers right"
+    hint = f"\ntry it: danlu generate {result.run} 'Once'" if result.sample else ""
+    if result.task == "chat":
+        hint = f"\ntry it: danlu chat {result.run}"
     watch.say(
         f"{result.steps:,} steps, {result.tokens:,} tokens at {result.train_tokens_per_second:,.0f} tokens/s in {result.wall_seconds:.0f} s"
-        f"{held_out}\ntake it away: {result.model}" + (f"\ntry it: danlu generate {result.run} 'Once'" if result.sample else "")
+        f"{held_out}\ntake it away: {result.model}{hint}"
     )
