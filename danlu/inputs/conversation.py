@@ -91,9 +91,7 @@ def answer_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> l
     ends = [(after.index(name), -len(name), controls[name]) for name in controls if name and name in after]
     place, _, end = min(ends, default=(0, 0, tokenizer.end_of_text_id))
     if end is None:
-        raise RequestError(
-            "the model's chat template sets nothing behind an answer, and there is no end of text", param="messages"
-        )
+        raise RequestError("the model's chat template sets nothing behind an answer, and there is no end of text", param="messages")
     if not any(name in last["content"] for name in controls if name):
         return [*tokenizer.encode(said + after[:place], special=True), end]
     if not said.startswith(frame):  # as in chat_ids: what someone wrote is text, never a control token

@@ -26,7 +26,8 @@ from danlu.nn.lora import LoRALinear, adapted, is_added, projections, put
 CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "danlu_adapter.json"
 PREFIX = "base_model.model."
 FORMAT = 1
-TASKS = {"words": "CAUSAL_LM", "classes": "SEQ_CLS", "labels": "TOKEN_CLS", "spans": "QUESTION_ANS"}
+CLASSES = "classifier"  # what peft takes as a whole, of however many layers it is
+TASKS = {"classes": "SEQ_CLS", "labels": "TOKEN_CLS", "spans": "QUESTION_ANS"}
 
 # Settings of peft that change what is computed, and the only values that are understood.
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -90,10 +91,9 @@ def write_adapter(module: nn.Module, family: Family, adapter: Adapter, folder: P
     named = {f"{PREFIX}{name.removeprefix(names.prefix) if bare else name}": tensor for name, tensor in (tensors | whole).items()}
     targets = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
     several = {_target(name, names): parts[name] for name in sorted(parts) if parts[name] > 1}
-    kind = "words" if getattr(config, "head", None) is None else config.head.kind
     settings = {
         "peft_type": "LORA",
-        "task_type": "SEQ_2_SEQ_LM" if hasattr(config, "start_id") else "FEATURE_EXTRACTION" if bare else TASKS[kind],
+        "task_type": _task(family, config),
         "base_model_name_or_path": adapter.place or adapter.base,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
@@ -103,7 +103,7 @@ def write_adapter(module: nn.Module, family: Family, adapter: Adapter, folder: P
         "target_modules": sorted({_target(name, names) for name in targets}),
         "rank_pattern": {target: adapter.rank * count for target, count in several.items()},
         "alpha_pattern": {target: adapter.alpha * count for target, count in several.items()},
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in whole}) or None,
+        "modules_to_save": sorted({CLASSES if name.startswith(f"{CLASSES}.") else name.rpartition(".")[0] for name in whole}) or None,
         "inference_mode": True,
         "use_rslora": False,
         "use_dora": False,
@@ -165,6 +165,13 @@ def fill(module: nn.Module, names: Names, settings: Mapping[str, Any], folder: P
             setattr(module.get_submodule(owner), last, nn.Parameter(value.float().clone()))
     if left := sorted(set(tensors) - tensors.used):
         raise CheckpointError(f"{folder / WEIGHTS} holds tensors for which this base has no place: {', '.join(left[:3])}")
+
+
+def _task(family: Family, config: Any) -> str | None:
+    """What peft calls the model's task; it has no word for guessing hidden words."""
+    if family.pretraining != "masked-words":
+        return "CAUSAL_LM" if family.pretraining == "next-token" else "SEQ_2_SEQ_LM"
+    return "FEATURE_EXTRACTION" if config.head is None else TASKS.get(config.head.kind)
 
 
 def _to_foreign(module: nn.Module, names: Names) -> tuple[dict[str, Tensor], dict[str, int]]:

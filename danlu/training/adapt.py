@@ -15,7 +15,8 @@ from danlu.nn.lora import adapted, is_added
 from danlu.training.config import Options
 
 LORA_RATE = 10  # times the rate of all weights. Source: Schulman et al. 2025, "LoRA without regret"
-HEADS = ("head", "bias", "words", "next_sentence", "pooler", "classes_dense", "classes", "labels", "spans")
+ANSWERS = ("classes_dense", "classes", "labels", "spans")  # heads of tasks: they learn beside lora, as in peft
+HEADS = ("head", "bias", "words", "next_sentence", "pooler", *ANSWERS)
 
 
 def adapt(loaded: Loaded, wish: Options) -> Loaded:
@@ -30,15 +31,17 @@ def adapt(loaded: Loaded, wish: Options) -> Loaded:
         add_lora(module, wish.lora_rank, wish.lora_alpha)
         if not any(adapted(module)):
             raise ConfigError(f"{loaded.name} has no attention, whose matrices --adapt lora works beside; use --adapt last:N or head")
-        _learn_only(module, lambda name: is_added(name) or name in loaded.fresh)
+        answers = {name for name, _ in module.named_parameters() if name.partition(".")[0] in ANSWERS}
+        whole = tuple(sorted(answers | set(loaded.fresh)))
+        _learn_only(module, lambda name: is_added(name) or name in whole)
         adapter = Adapter(
             base=loaded.name,
             place=str(loaded.path.resolve()) if loaded.path.exists() else loaded.name,
-            base_sha256=base_digest(module, loaded.fresh),
+            base_sha256=base_digest(module, whole),
             rank=wish.lora_rank,
             alpha=wish.lora_alpha,
             head=loaded.config.head if loaded.fresh else None,
-            whole=loaded.fresh,
+            whole=whole,
         )
         return replace(loaded, adapter=adapter)
     learning = head_names(module) | set(loaded.fresh)
