@@ -90,16 +90,20 @@ class Run:
         rows = [json.dumps(row) + "\n" for row in self.metrics() if row.get("step", 0) <= step]
         write_whole(self._metrics, "".join(rows).encode())
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Publish a checkpoint: `write` fills a folder, which then appears whole, its manifest of SHA-256 within."""
-        place = self.folder / "checkpoints" / f"step-{step:06d}"
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int = 0) -> Path:
+        """Publish a checkpoint: `write` fills a folder, which then appears whole, its manifest of SHA-256 within.
+
+        Older ones but the one before and that of step `keep` are removed.
+        """
+        place = self.checkpoint(step)
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_partial(place.parent)
         if place.exists():  # a run that goes on may reach the same step again
             return place
         _publish(place, write)
         for old in self.checkpoints()[:-2]:
-            _remove_whole(old)
+            if old != self.checkpoint(keep):
+                _remove_whole(old)
         return place
 
     def save_final(self, write: Callable[[Path], None]) -> Path:
@@ -114,6 +118,10 @@ class Run:
         _remove_whole(self.final)
         fresh.rename(self.final)
         return self.final
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / "checkpoints" / f"step-{step:06d}"
 
     def checkpoints(self) -> list[Path]:
         """Folders of checkpoints, oldest first."""

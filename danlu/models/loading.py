@@ -155,24 +155,29 @@ class _Unfilled(TorchFunctionMode):
 FILLERS = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
 
 
-def save_loaded(loaded: Loaded, folder: Path) -> None:
-    """Write what was learnt: the adapter where there is one, else the whole model. Nobody may read the folder yet."""
+def save_loaded(loaded: Loaded, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write what was learnt: the adapter where there is one, else the whole model; `weights` instead of the module's, if given.
+
+    The folder must be one that nobody reads yet.
+    """
     if loaded.adapter is None:
-        save_model(loaded.module, loaded.family, loaded.tokenizer, folder)
+        save_model(loaded.module, loaded.family, loaded.tokenizer, folder, weights)
         return
-    write_adapter(loaded.module, loaded.family, loaded.adapter, folder)
+    write_adapter(loaded.module, loaded.family, loaded.adapter, folder, weights)
     if loaded.tokenizer is not None:
         loaded.tokenizer.save(folder)
 
 
-def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, folder: Path) -> None:
-    """Write a Hugging Face folder: config.json, model.safetensors and the tokenizer's files.
+def save_model(
+    module: nn.Module, family: Family, tokenizer: Tokenizer | None, folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a Hugging Face folder: config.json, model.safetensors and the tokenizer's files; `weights` instead of the module's, if given.
 
     The folder must be one that nobody reads yet (see storage.whole_folder).
     """
     config: Any = module.config
     written = family.write_config(config)
-    save_safetensors(family.names(config).to_foreign(dict(module.named_parameters()), config), folder / ONE_FILE)
+    save_safetensors(family.names(config).to_foreign(weights or dict(module.named_parameters()), config), folder / ONE_FILE)
     if tokenizer is not None:
         tokenizer.save(folder)
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.end_of_text_id}

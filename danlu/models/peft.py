@@ -80,13 +80,14 @@ def read_adapter(folder: Path) -> tuple[Adapter, Mapping[str, Any]]:
         raise CheckpointError(f"{folder} holds a damaged adapter ({error!r}); fetch or train it again") from None
 
 
-def write_adapter(module: nn.Module, family: Family, adapter: Adapter, folder: Path) -> None:
-    """Write the adapter of a module into a folder that nobody reads yet."""
+def write_adapter(module: nn.Module, family: Family, adapter: Adapter, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapter of a module into a folder that nobody reads yet; `weights` instead of the module's, if given."""
     config: Any = module.config
     names = family.names(config)
-    tensors, parts = _to_foreign(module, names)
+    values = dict(module.named_parameters()) if weights is None else weights
+    tensors, parts = _to_foreign(values, names)
     bare = getattr(config, "head", ...) is None  # as transformers' model without a head, whose names have no prefix
-    kept = {name: tensor for name, tensor in module.named_parameters() if name in adapter.whole}
+    kept = {name: tensor for name, tensor in values.items() if name in adapter.whole}
     whole = names.to_foreign(kept, config)
     named = {f"{PREFIX}{name.removeprefix(names.prefix) if bare else name}": tensor for name, tensor in (tensors | whole).items()}
     targets = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
@@ -174,17 +175,17 @@ def _task(family: Family, config: Any) -> str | None:
     return "FEATURE_EXTRACTION" if config.head is None else TASKS.get(config.head.kind)
 
 
-def _to_foreign(module: nn.Module, names: Names) -> tuple[dict[str, Tensor], dict[str, int]]:
+def _to_foreign(values: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The two matrices of each foreign layer; several of ours that are one there stand beside each other, in blocks."""
-    gathered: dict[str, list[tuple[int, LoRALinear]]] = {}
-    for own, layer in adapted(module):
+    gathered: dict[str, list[tuple[int, str]]] = {}
+    for own in (name.removesuffix(".lora_A") for name in values if name.endswith(".lora_A")):
         other, form = names.find(f"{own}.weight")
-        gathered.setdefault(other.removesuffix(".weight"), []).append((form.part, layer))
+        gathered.setdefault(other.removesuffix(".weight"), []).append((form.part, own))
     tensors = {}
     for other, layers in gathered.items():
-        ordered = [layer for _, layer in sorted(layers, key=lambda part: part[0])]
-        tensors[f"{other}.lora_A.weight"] = torch.cat([layer.lora_A.detach() for layer in ordered])
-        tensors[f"{other}.lora_B.weight"] = torch.block_diag(*(layer.lora_B.detach() for layer in ordered))
+        ordered = [own for _, own in sorted(layers)]
+        tensors[f"{other}.lora_A.weight"] = torch.cat([values[f"{own}.lora_A"].detach() for own in ordered])
+        tensors[f"{other}.lora_B.weight"] = torch.block_diag(*(values[f"{own}.lora_B"].detach() for own in ordered))
     return tensors, {other: len(layers) for other, layers in gathered.items()}
 
 
