@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from danlu.base.errors import ConfigError
 from danlu.inputs.tokenizer import Tokenizer
@@ -21,6 +24,18 @@ def new_model(start: str, tokenizer: Tokenizer, context_length: int | None = Non
 
     Raises: ConfigError if there is no such size, or the family cannot answer what the head asks.
     """
+    family, config = configuration(start, tokenizer, context_length, head)
+    return Loaded(name=start, path=Path(start), family=family, config=config, module=family.build(config), tokenizer=tokenizer)
+
+
+def count_weights(family: Family, config: Any) -> int:
+    """How many weights a model will have, found without memory for them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in family.build(config).parameters())
+
+
+def configuration(start: str, tokenizer: Tokenizer, context_length: int | None, head: Head | None) -> tuple[Family, Any]:
+    """The family and shape of a size. Raises: as new_model()."""
     family = family_of_size(start)
     if family is None:
         known = ", ".join(f"{name}/tiny" for name in families())
@@ -28,7 +43,7 @@ def new_model(start: str, tokenizer: Tokenizer, context_length: int | None = Non
     config = family.sizes(start.split("/", 1)[1], tokenizer.vocabulary_size, context_length)
     if head is not None:
         config = family.with_head(config, head)
-    return Loaded(name=start, path=Path(start), family=family, config=config, module=family.build(config), tokenizer=tokenizer)
+    return family, config
 
 
 def loaded_with_head(start: str, head: Head | None = None) -> Loaded:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
-import psutil
 from packaging.requirements import Requirement
 
 from danlu.base.catalog import entries
 from danlu.base.errors import ConfigError
 from danlu.base.fetching import is_cached
 from danlu.base.home import cache
+from danlu.base.memory import memory
 from danlu.base.packages import client_of
 from danlu.base.progress import amount_text
 
@@ -133,10 +133,7 @@ def _cores() -> int:
 
 
 def _memory() -> Check:
-    memory = psutil.virtual_memory()
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container may allow less than the machine has
-    total = min(memory.total, int(limit.read_text())) if limit.is_file() and limit.read_text().strip().isdigit() else memory.total
-    available = min(memory.available, total)
+    available, total = memory()
     ok = available >= MEMORY_BYTES
     mend = "" if ok else f"close programs: training the smallest sizes wants {amount_text(MEMORY_BYTES, 'B')} free"
     return Check(name="memory", ok=ok, said=f"{amount_text(available, 'B')} free of {amount_text(total, 'B')}", mend=mend)

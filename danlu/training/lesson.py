@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from danlu.base.errors import ConfigError, DataError
 from danlu.data import preparation
@@ -23,11 +23,12 @@ from danlu.data.supervised import Row, Rows, encode_examples
 from danlu.inputs.default_template import with_template
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.inputs.vocabulary_training import TRAINERS
-from danlu.models.base import Head, HeadKind
+from danlu.models.base import Family, Head, HeadKind
 from danlu.models.loading import Loaded
-from danlu.models.starting import family_of_size, loaded_with_head, new_model
+from danlu.models.starting import configuration, count_weights, family_of_size, loaded_with_head, new_model
 from danlu.training.adapt import LORA_RATE, adapt
 from danlu.training.config import Options, TrainingConfig, read_sources
+from danlu.training.memory import check_memory
 from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
 TASKS: dict[str, Kind] = {name: name for name in get_args(Kind)}  # what `--task` names beside "text"
@@ -65,12 +66,10 @@ def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, Trai
     if wish.adapt != "all" and family_of_size(start) is not None:
         raise ConfigError(f"--adapt came as {wish.adapt} for {start}, which has fresh weights; begin from a model that is there")
     if wish.task == "text":
-        loaded, lesson, config = _teach_text(start, wish, folder)
-    elif wish.task in TASKS:
-        loaded, lesson, config = _teach_examples(start, wish, TASKS[wish.task])
-    else:
+        return _teach_text(start, wish, folder)
+    if wish.task not in TASKS:
         raise ConfigError(f"--task came as {wish.task!r}; expected text, {', '.join(TASKS)}")
-    return adapt(loaded, wish), lesson, config
+    return _teach_examples(start, wish, TASKS[wish.task])
 
 
 def _teach_text(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
@@ -84,12 +83,12 @@ def _teach_text(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson
                 f"{other.folder} was tokenized otherwise than {texts[0].folder}; prepare it with --tokenizer {texts[0].tokenizer_folder}"
             )
     if family is not None:
-        loaded = new_model(start, tokenizer, wish.context_length)
+        loaded, config = _fresh(start, tokenizer, wish, None, None)
     else:
         loaded = loaded_with_head(start, Head(kind="words"))
         if loaded.tokenizer is None or loaded.tokenizer.fingerprint != tokenizer.fingerprint:
             raise DataError(f"{texts[0].folder} was tokenized for another model than {start}; prepare it with --tokenizer {start}")
-    config = _settings(loaded, wish, family is not None, None)
+        loaded, config = _gone_on(loaded, wish, None)
 
     def windows(split: str, length: int) -> Batches | Mixture:
         found = [Batches(text.split(split), length, config.batch_rows, wish.seed) for text in texts]
@@ -117,10 +116,18 @@ def _open_texts(start: str, wish: Options, folder: Path, kind: str | None) -> tu
     return (open_prepared(folder),)
 
 
-def _settings(loaded: Loaded, wish: Options, scratch: bool, rows: int | None) -> TrainingConfig:
+def _fresh(start: str, tokenizer: Tokenizer, wish: Options, head: Head | None, rows: int | None) -> tuple[Loaded, TrainingConfig]:
+    """A model of a size with its settings, if it fits into memory."""
+    family, shape = configuration(start, tokenizer, wish.context_length, head)
+    config = _settings(family, shape, wish, True, rows)
+    check_memory(start, count_weights(family, shape), shape, config)
+    return new_model(start, tokenizer, wish.context_length, head), config
+
+
+def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: int | None) -> TrainingConfig:
     """The dial's defaults, and what was asked for instead; `rows` is how many a step has where the data decides it."""
-    context = min(wish.context_length or min(loaded.config.context_length, 1024), loaded.config.context_length)
-    defaults = loaded.family.recipe(loaded.config, scratch)
+    context = min(wish.context_length or min(shape.context_length, 1024), shape.context_length)
+    defaults = family.recipe(shape, scratch)
     return TrainingConfig.of(
         wish,
         optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,
@@ -128,6 +135,15 @@ def _settings(loaded: Loaded, wish: Options, scratch: bool, rows: int | None) ->
         batch_rows=wish.batch_rows or rows or max(1, defaults.batch_tokens // context),
         context_length=context,
     )
+
+
+def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> tuple[Loaded, TrainingConfig]:
+    """A model that is there, of which learns what was asked for, with its settings, if that fits into memory."""
+    config, adapted = _settings(loaded.family, loaded.config, wish, False, rows), adapt(loaded, wish)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in adapted.module.parameters()]
+    learning = sum(size for size, learns in sizes if learns)
+    check_memory(loaded.name, sum(size for size, _ in sizes), loaded.config, config, learning)
+    return adapted, config
 
 
 def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:
@@ -140,12 +156,13 @@ def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Less
     family = family_of_size(start)
     if family is not None:
         tokenizer = TRAINERS[family.tokenizer](_texts(examples.records), VOCABULARY)
-        loaded = new_model(start, tokenizer, wish.context_length, head)
+        loaded, config = _fresh(start, tokenizer, wish, head, ROWS)
     else:
         loaded = loaded_with_head(start, head)
         if loaded.tokenizer is None:
             raise ConfigError(f"{start} has no tokenizer, so it cannot read examples; expected tokenizer.json beside its weights")
         tokenizer = loaded.tokenizer
+        loaded, config = _gone_on(loaded, wish, ROWS)
     if kind == "translate" and not hasattr(loaded.config, "start_id"):
         raise ConfigError(f"{start} is no encoder-decoder; --task translate begins from one, such as seq2seq/tiny")
     if kind == "chat":
@@ -155,7 +172,6 @@ def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Less
         loaded = replace(loaded, tokenizer=tokenizer)
         if told:
             print(f"danlu: {start} has no chat template; it learns {told}, and the template is saved with it", file=sys.stderr)
-    config = _settings(loaded, wish, family is not None, ROWS)
     parts = split_examples(examples, VALIDATION, wish.seed)
     encoded = [_encode(part, tokenizer, config.context_length, wish.truncate) for part in parts]
     if not encoded[0][0]:

@@ -1,0 +1,38 @@
+"""What a training will hold in memory, told before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from danlu.base.errors import ConfigError
+from danlu.base.memory import memory
+from danlu.base.progress import amount_text
+from danlu.nn.loss import CHUNK_LOGITS
+from danlu.training.config import TrainingConfig
+
+FLOAT = 4
+STATES = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1}  # numbers that an optimizer keeps for each weight
+KEPT = 24  # numbers of the model's width that a layer keeps for the way back, for each token: measured, as in attention and feed-forward
+
+
+def needed_bytes(weights: int, model: Any, config: TrainingConfig, learning: int | None = None) -> int:
+    """Estimated bytes: weights, gradients, optimizer, the copy that is saved, and what the layers keep for the way back.
+
+    Where some weights are frozen, `learning` of them have gradients, states and copies.
+    """
+    states = STATES[config.optimizer] + (1 if config.average else 0)
+    tokens = -(-config.batch_rows // config.accumulate) * config.context_length
+    layers = 2 if config.recompute else model.num_layers  # a layer's numbers at a time, and what goes into each
+    kept = tokens * model.width * (KEPT * layers + (model.num_layers if config.recompute else 0))
+    logits = 3 * min(tokens * model.vocabulary_size, CHUNK_LOGITS)
+    return FLOAT * (weights + (weights if learning is None else learning) * (1 + states + 1 + states) + kept + logits)
+
+
+def check_memory(start: str, weights: int, model: Any, config: TrainingConfig, learning: int | None = None) -> None:
+    """Raises: ConfigError with the estimate if the training cannot fit."""
+    needed, (free, total) = needed_bytes(weights, model, config, learning), memory()
+    if needed > free:
+        raise ConfigError(
+            f"{start} has {weights / 1e6:,.0f} M weights; training it takes about {amount_text(needed, 'B')}, and {amount_text(free, 'B')} "
+            f"of {amount_text(total, 'B')} are free; take a smaller size, fewer --batch-rows, more --accumulate or --recompute"
+        )
