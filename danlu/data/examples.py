@@ -12,13 +12,14 @@ from typing import Literal, TypeAlias, get_args
 import xxhash
 
 from danlu.base.errors import ConfigError, DataError
+from danlu.data.conversations import ChatExample, read_conversation
 from danlu.data.encoding import decode
 from danlu.data.fields import Row, columns, kind_of, parse, string
 from danlu.data.reading import read_pieces
 from danlu.data.rows import BadRow
 from danlu.data.sources import COMPRESSIONS, ROW_FORMATS, find_files
 
-Kind = Literal["classify", "regress", "label", "span", "translate"]
+Kind = Literal["classify", "regress", "label", "span", "translate", "chat"]
 PAIRS = ("pair", "text_pair")  # what the second text of a row may be called
 SHOWN = 3  # bad rows in a message
 SEED_BITS = 2**64 - 1
@@ -75,7 +76,7 @@ class TranslateExample:
     target: str
 
 
-Example: TypeAlias = ClassifyExample | RegressExample | LabelExample | SpanExample | TranslateExample
+Example: TypeAlias = ClassifyExample | RegressExample | LabelExample | SpanExample | TranslateExample | ChatExample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,6 +225,7 @@ READERS: dict[Kind, Callable[[Row], Example]] = {
     "label": _tokens,
     "span": _span,
     "translate": _translate,
+    "chat": read_conversation,
 }
 assert set(READERS) == set(get_args(Kind))
 
@@ -291,4 +293,6 @@ def _input(record: Example) -> tuple[str, ...]:
         return (record.context,)
     if isinstance(record, TranslateExample):
         return (record.source,)
+    if isinstance(record, ChatExample):
+        return record.asked
     return (record.text, record.pair or "")

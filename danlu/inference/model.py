@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import DanluError, RequestError
-from danlu.inference.conversation import chat_ids, end_ids
 from danlu.inference.embedding import Embedder, Pooling, Text, read_pooling
 from danlu.inference.engine import Decoder, Engine, Piece
 from danlu.inference.sampling import Sampling, parameters, told
 from danlu.inference.scheduler import Limits, Request
 from danlu.inference.text import Token
 from danlu.inference.token_inputs import read_ids, reads_source
+from danlu.inputs.conversation import chat_ids, end_ids
 from danlu.models.loading import Loaded, load_model
 from danlu.nn.fused import fused
 

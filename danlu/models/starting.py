@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from danlu.base.errors import ConfigError
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Family, Head
-from danlu.models.loading import Loaded, families, load_model
+from danlu.models.loading import Loaded, families, load_model, with_head
 
 
 def family_of_size(start: str) -> Family | None:
@@ -53,10 +52,4 @@ def loaded_with_head(start: str, head: Head | None = None) -> Loaded:
     Raises: ConfigError if the family cannot answer what the head asks.
     """
     loaded = load_model(start)
-    if head is None or getattr(loaded.config, "head", Head()) == head:
-        return loaded
-    config = loaded.family.with_head(loaded.config, head)
-    module, known = loaded.family.build(config), loaded.module.state_dict()
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    module.load_state_dict({name: tensor for name, tensor in known.items() if shapes.get(name) == tensor.shape}, strict=False)
-    return replace(loaded, config=config, module=module)
+    return loaded if head is None else with_head(loaded, head)

@@ -47,7 +47,8 @@ def fused(module: Module) -> Module:
         bent, activation = None, None  # the product that an activation follows
         if isinstance(part, FeedForward):
             bent, activation = part.up if part.gate is None else part.gate, part.config.activation
-            part.activation = nn.Identity()
+            if isinstance(bent, nn.Linear):  # else it has an adapter beside it, and the activation stays behind both
+                part.activation = nn.Identity()
         if isinstance(part, Attention | FeedForward):
             for name, child in list(part.named_children()):
                 if isinstance(child, nn.Linear):

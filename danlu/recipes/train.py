@@ -19,7 +19,7 @@ from danlu.base.options import spread
 from danlu.base.run import Run
 from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
-from danlu.models.loading import Loaded, load_model
+from danlu.models.loading import Loaded, restore
 from danlu.nn.habits import set_habits
 from danlu.reports.curve import draw_svg
 from danlu.reports.summary import read_curve, unit_of
@@ -148,17 +148,19 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != lesson.fingerprint:
             raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")
-        module.load_state_dict(load_model(str(checkpoint)).module.state_dict())
+        restore(loaded, checkpoint)
         progress = load_training_state(checkpoint, module, optimizers, average)
     before, progress.processes, progress.threads = (progress.processes, progress.threads), team.size, threads
     if team.rank:
         torch.manual_seed(hash((wish.seed, progress.step, team.rank)))  # every process drops other numbers
     first = Progress(**vars(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
+    learning = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    some = f" ({learning:,} of them learn)" if learning < parameters else ""
     with Watch(extent, run.tensorboard, quiet=not team.leads) as watch, stop_asked("saving after this step") as stopped:
         processes = f"{team.size} processes of " if team.size > 1 else ""
         watch.say(
-            f"{start}: {parameters / 1e6:.1f} M weights, {config.batch_rows} rows of {config.context_length} tokens a step, "
+            f"{start}: {parameters / 1e6:.1f} M weights{some}, {config.batch_rows} rows of {config.context_length} tokens a step, "
             f"rate {config.rate:g}, {chosen} ({why}), {processes}{threads} threads -> {run.folder}"
         )
         if checkpoint is not None:
@@ -227,7 +229,7 @@ def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: 
         return {}
     device = next(loaded.module.parameters()).device
     loss, right = held_out(lesson.held_out, loaded.module, lambda: computing_in(progress.precision, device))
-    return {"split": "validation", "val_loss_nats": loss} | ({"val_accuracy": right} if lesson.answers else {})
+    return {"split": "validation", "val_loss_nats": loss} | ({"val_accuracy": right} if lesson.grades else {})
 
 
 def _manifest(
@@ -254,7 +256,10 @@ def _tell(result: Trained, watch: Watch) -> None:
         held_out = f", validation loss {result.val_loss_nats:.3f}"
     if result.val_accuracy is not None:
         held_out += f", {result.val_accuracy:.1%} of answers right"
+    hint = f"\ntry it: danlu generate {result.run} 'Once'" if result.sample else ""
+    if result.task == "chat":
+        hint = f"\ntry it: danlu chat {result.run}"
     watch.say(
         f"{result.steps:,} steps, {result.tokens:,} tokens at {result.train_tokens_per_second:,.0f} tokens/s in {result.wall_seconds:.0f} s"
-        f"{held_out}\ntake it away: {result.model}" + (f"\ntry it: danlu generate {result.run} 'Once'" if result.sample else "")
+        f"{held_out}\ntake it away: {result.model}{hint}"
     )

@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from danlu.base.errors import RequestError
-from danlu.inference.conversation import chat_ids
 from danlu.inference.model import Model
 from danlu.inference.sampling import told
+from danlu.inputs.conversation import chat_ids
 from danlu.server import errors, schema
 from danlu.server.answer import Answer, Asked, EventStream, whole
 from danlu.server.body import read_json

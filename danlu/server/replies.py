@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from danlu.inference.text import Token, control_name
+from danlu.inference.text import Token
+from danlu.inputs.conversation import control_name
 from danlu.inputs.tokenizer import Tokenizer
 
 LEAST_LOGPROB = -9999.0  # JSON knows no infinity

@@ -74,7 +74,9 @@ class Snapshot:
         if average is not None:
             tensors |= {f"{name}#{AVERAGE}": tensor.clone() for name, tensor in average.state().items()}
         tensors[RANDOM] = torch.get_rng_state()
-        weights = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+        # What is frozen does not change, and is not copied.
+        named = [(name, weight.detach(), weight.requires_grad) for name, weight in module.named_parameters()]
+        weights = {name: weight.clone() if learns else weight for name, weight, learns in named}
         return cls(weights=weights, tensors=tensors, progress=asdict(progress))
 
     def write(self, folder: Path) -> None:

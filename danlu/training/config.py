@@ -15,6 +15,7 @@ from danlu.base.options import option
 
 OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "exponential", "cosine", "wsd"]
+ADAPTATION = re.compile(r"all|lora|head|last:[1-9]\d*")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -31,8 +32,15 @@ class Options:
         "text",
         "text: what the family learns from text (gpt and rnn the next token, bert hidden words and next sentences, seq2seq spans that were "
         "cut out). From rows: classify (text, label), regress (text, label as a number), label (tokens, tags), span (context, question, "
-        "answers), translate (source, target)",
+        "answers), translate (source, target), chat (messages, or prompt and completion, Alpaca, ShareGPT)",
     )
+    adapt: str = option(
+        "all",
+        "what of a model that is there is trained. all; lora: two thin matrices beside each of attention's and feed-forward's, all that is "
+        "saved; last:N: the last N blocks, the final norm and the head; head: the head (where the embedding is the head, that)",
+    )
+    lora_rank: int = option(8, "rows of lora's thin matrices")
+    lora_alpha: float = option(16.0, "what lora's matrices count: their product times this, divided by their rank")
     steps: int | None = option(None, "how many steps to take; or give a budget or epochs")
     budget: str | None = option(None, "how long to train: 60s, 5m, 1h, counted from the command's start")
     epochs: float | None = option(
@@ -80,6 +88,10 @@ class Options:
             raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
         if self.context_length is not None and self.context_length < 1:
             raise ConfigError(f"--context-length came as {self.context_length}; expected a positive number of tokens")
+        if not ADAPTATION.fullmatch(self.adapt):
+            raise ConfigError(f"--adapt came as {self.adapt!r}; expected all, lora, head, or last:N with how many blocks")
+        if self.lora_rank < 1 or not 0 < self.lora_alpha < math.inf:
+            raise ConfigError(f"--lora-rank and --lora-alpha came as {self.lora_rank} and {self.lora_alpha:g}; expected positive numbers")
         if self.schedule not in get_args(ScheduleName):
             raise ConfigError(f"--schedule came as {self.schedule!r}; expected {', '.join(get_args(ScheduleName))}")
 

@@ -14,23 +14,28 @@ from typing import Any, get_args
 from danlu.base.errors import ConfigError, DataError
 from danlu.data import preparation
 from danlu.data.batches import Batches, Mixture
-from danlu.data.examples import Example, Kind, read_examples, split_examples
+from danlu.data.chat_rows import encode_conversations
+from danlu.data.conversations import ChatExample
+from danlu.data.examples import Example, Examples, Kind, read_examples, split_examples
 from danlu.data.masking import Masking
 from danlu.data.prepared import Prepared, open_prepared
-from danlu.data.supervised import Rows, encode_examples
+from danlu.data.supervised import Row, Rows, encode_examples
+from danlu.inputs.default_template import with_template
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.inputs.vocabulary_training import TRAINERS
 from danlu.models.base import Family, Head, HeadKind
 from danlu.models.loading import Loaded
 from danlu.models.starting import configuration, count_weights, family_of_size, loaded_with_head, new_model
+from danlu.training.adapt import LORA_RATE, adapt
 from danlu.training.config import Options, TrainingConfig, read_sources
 from danlu.training.memory import fitted
-from danlu.training.objective import FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
+from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
 TASKS: dict[str, Kind] = {name: name for name in get_args(Kind)}  # what `--task` names beside "text"
 ROWS = 32  # examples a step
 PART_TOKENS = 2**14  # computed at once at most, unless asked for otherwise: more is no faster
 VALIDATION = 0.1  # share of the examples
+MOST_REFUSED = 0.1  # share of conversations that a chat template may refuse
 VOCABULARY = 8192  # tokens learnt from examples, where the model begins from scratch
 
 
@@ -48,12 +53,19 @@ class Lesson:
         """Whether examples' answers are learnt, not a text."""
         return not self.texts
 
+    @property
+    def grades(self) -> bool:
+        """Whether an answer as a whole is right or wrong; a text is neither."""
+        return isinstance(self.objective, FromExamples) and self.objective.kind not in TEXTS
+
 
 def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
     """The model to begin with, its lesson and the settings; raw text is prepared into `folder`.
 
     Raises: ConfigError, DataError or CheckpointError if start, data and task do not go together.
     """
+    if wish.adapt != "all" and family_of_size(start) is not None:
+        raise ConfigError(f"--adapt came as {wish.adapt} for {start}, which has fresh weights; begin from a model that is there")
     if wish.task == "text":
         return _teach_text(start, wish, folder)
     if wish.task not in TASKS:
@@ -77,7 +89,7 @@ def _teach_text(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson
         loaded = loaded_with_head(start, Head(kind="words"))
         if loaded.tokenizer is None or loaded.tokenizer.fingerprint != tokenizer.fingerprint:
             raise DataError(f"{texts[0].folder} was tokenized for another model than {start}; prepare it with --tokenizer {start}")
-        config = _gone_on(loaded, wish, None)
+        loaded, config = _gone_on(loaded, wish, None)
 
     def windows(split: str, length: int) -> Batches | Mixture:
         found = [Batches(text.split(split), length, config.batch_rows, wish.seed) for text in texts]
@@ -109,7 +121,8 @@ def _fresh(start: str, tokenizer: Tokenizer, wish: Options, head: Head | None, r
     """A model of a size with its settings, if it fits into memory."""
     family, shape = configuration(start, tokenizer, wish.context_length, head)
     config = _settings(family, shape, wish, True, rows)
-    config = fitted(start, count_weights(family, shape), shape, config, wish.recompute is None)
+    weights = count_weights(family, shape)
+    config = fitted(start, weights, weights, shape, config, wish.recompute is None)
     return new_model(start, tokenizer, wish.context_length, head), config
 
 
@@ -122,18 +135,19 @@ def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: in
     return TrainingConfig.of(
         wish,
         optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,
-        rate=wish.rate if wish.rate is not None else defaults.rate,
+        rate=wish.rate if wish.rate is not None else defaults.rate * (LORA_RATE if wish.adapt == "lora" else 1),
         batch_rows=step_rows,
         accumulate=wish.accumulate if wish.accumulate is not None else parts,
         context_length=context,
     )
 
 
-def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> TrainingConfig:
-    """The settings with which a model that is there goes on, if that fits into memory."""
-    config = _settings(loaded.family, loaded.config, wish, False, rows)
-    weights = sum(weight.numel() for weight in loaded.module.parameters())
-    return fitted(loaded.name, weights, loaded.config, config, wish.recompute is None)
+def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> tuple[Loaded, TrainingConfig]:
+    """A model that is there, of which learns what was asked for, with its settings, if that fits into memory."""
+    config, adapted = _settings(loaded.family, loaded.config, wish, False, rows), adapt(loaded, wish)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in adapted.module.parameters()]
+    learning = sum(size for size, learns in sizes if learns)
+    return adapted, fitted(loaded.name, sum(size for size, _ in sizes), learning, loaded.config, config, wish.recompute is None)
 
 
 def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:
@@ -151,11 +165,21 @@ def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Less
         loaded = loaded_with_head(start, head)
         if loaded.tokenizer is None:
             raise ConfigError(f"{start} has no tokenizer, so it cannot read examples; expected tokenizer.json beside its weights")
-        tokenizer, config = loaded.tokenizer, _gone_on(loaded, wish, ROWS)
+        tokenizer = loaded.tokenizer
+        loaded, config = _gone_on(loaded, wish, ROWS)
     if kind == "translate" and not hasattr(loaded.config, "start_id"):
         raise ConfigError(f"{start} is no encoder-decoder; --task translate begins from one, such as seq2seq/tiny")
+    if kind == "chat":
+        if loaded.family.pretraining != "next-token":
+            raise ConfigError(f"{start} does not go on from what it read; --task chat begins from a decoder, such as gpt/tiny")
+        tokenizer, told = with_template(tokenizer)
+        loaded = replace(loaded, tokenizer=tokenizer)
+        if told:
+            print(f"danlu: {start} has no chat template; it learns {told}, and the template is saved with it", file=sys.stderr)
     parts = split_examples(examples, VALIDATION, wish.seed)
-    encoded = [encode_examples(part.records, tokenizer, examples.labels, config.context_length, wish.truncate) for part in parts]
+    encoded = [_encode(part, tokenizer, config.context_length, wish.truncate) for part in parts]
+    if not encoded[0][0]:
+        raise DataError(f"nothing is left to learn of {', '.join(wish.data)} in {config.context_length} tokens a row")
     if cut := sum(count for _, count in encoded):
         print(f"danlu: {cut:,} of {len(examples.records):,} examples were cut to {config.context_length} tokens", file=sys.stderr)
     start_id = getattr(loaded.config, "start_id", 0)
@@ -169,10 +193,25 @@ def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Less
     return loaded, Lesson(objective=objective, held_out=checked, fingerprint=fingerprint), config
 
 
+def _encode(examples: Examples, tokenizer: Tokenizer, length: int, truncate: bool) -> tuple[list[Row], int]:
+    """Rows of examples, and how many were cut; conversations that the template refuses are set aside, while they are few."""
+    if examples.kind != "chat":
+        return encode_examples(examples.records, tokenizer, examples.labels, length, truncate)
+    talks = [record for record in examples.records if isinstance(record, ChatExample)]
+    rows, cut, refused = encode_conversations(talks, tokenizer, length, truncate)
+    for reason in refused[:3]:
+        print(f"danlu: set aside {reason}", file=sys.stderr)
+    if len(refused) > MOST_REFUSED * len(talks):
+        raise DataError(f"the model's chat template takes {len(talks) - len(refused):,} of {len(talks):,} conversations only: {refused[0]}")
+    return rows, cut
+
+
 def head_for(kind: Kind, names: Sequence[str]) -> Head | None:
     """The head that answers examples of a kind; None where the model's words do."""
     if kind == "translate":
         return None
+    if kind == "chat":
+        return Head(kind="words")
     if kind == "regress":
         return Head(kind="classes", names=("value",), regression=True)
     heads: dict[Kind, HeadKind] = {"classify": "classes", "label": "labels", "span": "spans"}
@@ -183,7 +222,9 @@ def _texts(examples: Sequence[Example]) -> Iterator[str]:
     """All that stands in examples, for a tokenizer to learn from."""
     for example in examples:
         for value in (getattr(example, name) for name in example.__dataclass_fields__ if name not in ("label", "tags", "answers")):
-            if isinstance(value, str):
+            if isinstance(example, ChatExample):
+                yield "\n\n".join(f"{role}:\n{content}" for role, content in example.messages)
+            elif isinstance(value, str):
                 yield value
             elif isinstance(value, tuple):
                 yield " ".join(value)

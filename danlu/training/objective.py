@@ -33,6 +33,8 @@ class Part:
 
 
 WHOLE = Part()
+EACH_TOKEN = ("label", "chat")  # kinds of examples that have an answer for each token that is read
+TEXTS = ("translate", "chat")  # kinds whose answers are words of the vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,7 @@ class SpanCorruption(FromWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class FromExamples:
-    """Examples with their answers: a class, a number, a label a token, a span, or another text."""
+    """Examples with their answers: a class, a number, a label a token, a span, another text, or what to say in a conversation."""
 
     rows: Rows
     kind: Kind
@@ -208,7 +210,7 @@ class FromExamples:
         if self.packed and self.kind != "span":
             tokens, segments = (torch.from_numpy(np.concatenate(each))[None] for each in (found.ids, found.segments))
             inputs = Inputs(tokens=tokens, segments=segments, visible=Packing(tuple(map(len, found.ids))))
-            targets = torch.from_numpy(np.concatenate(found.targets)[None] if self.kind == "label" else np.stack(found.targets))
+            targets = torch.from_numpy(np.concatenate(found.targets)[None] if self.kind in EACH_TOKEN else np.stack(found.targets))
             return Batch(inputs=inputs, targets=targets)
         tokens, visible = _pad(found.ids, self.rows.pad_id)
         if self.kind == "translate":
@@ -217,12 +219,12 @@ class FromExamples:
             given = torch.where(given == IGNORED, self.rows.pad_id, given)  # behind the end: nothing is asked there
             return Batch(inputs=Inputs(tokens=given, source=tokens, source_visible=visible[:, None, None]), targets=targets)
         segments, _ = _pad(found.segments, 0)
-        targets = _pad(found.targets, IGNORED)[0] if self.kind == "label" else torch.from_numpy(np.stack(found.targets))
+        targets = _pad(found.targets, IGNORED)[0] if self.kind in EACH_TOKEN else torch.from_numpy(np.stack(found.targets))
         return Batch(inputs=Inputs(tokens=tokens, segments=segments, visible=visible[:, None, None]), targets=targets)
 
     def loss(self, module: Any, batch: Batch) -> Loss:
         hidden, targets = module(batch.inputs), batch.targets
-        if self.kind == "translate":
+        if self.kind in TEXTS:
             return _words(module, hidden, targets, self.smoothing)
         scores = module.logits(hidden, batch.inputs.visible)
         if self.kind == "regress":

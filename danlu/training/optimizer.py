@@ -11,14 +11,14 @@ from danlu.training.muon import Muon
 
 
 def make_optimizers(module: nn.Module, config: TrainingConfig, precision: Precision = "float32") -> list[torch.optim.Optimizer]:
-    """SGD with momentum, Adam or AdamW over all weights; or Muon over the matrices within blocks and AdamW over the rest.
+    """SGD with momentum, Adam or AdamW over all weights that learn; or Muon over the matrices within blocks and AdamW over the rest.
 
     `precision` is that of Muon's products. Each group keeps its highest rate under "peak"; the loop multiplies it by the schedule.
     Matrices decay under AdamW, vectors (norms, biases) do not.
     Source: Polyak 1964 (momentum); Kingma & Ba 2015, arXiv:1412.6980 (Adam); Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW);
     Jordan et al. 2024, "Muon: an optimizer for hidden layers".
     """
-    named = list(module.named_parameters())
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]  # what is frozen has no state
     hidden = [p for name, p in named if config.optimizer == "muon" and p.dim() == 2 and "blocks." in name]
     taken = {id(parameter) for parameter in hidden}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]

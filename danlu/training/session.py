@@ -14,7 +14,7 @@ from danlu.base.device import computing_in
 from danlu.base.errors import CheckpointError
 from danlu.base.run import Run
 from danlu.inference.model import Model
-from danlu.models.loading import Loaded, load_model, save_model
+from danlu.models.loading import Loaded, restore, save_loaded
 from danlu.training.average import Average
 from danlu.training.beside import Beside
 from danlu.training.checkpoint import Progress, Snapshot, load_training_state
@@ -123,7 +123,7 @@ class Session:
         if self.config.patience and self.progress.best_step != self.progress.step:
             place = self.run.checkpoint(self.progress.best_step)
             self.watch.say(f"the best weights were those of step {self.progress.best_step:,}: they are taken away")
-            self.loaded.module.load_state_dict(load_model(str(place)).module.state_dict())
+            restore(self.loaded, place)
             load_training_state(place, self.loaded.module, self.optimizers, self.average)
         if self.average is not None:
             self.average.exchange()
@@ -146,7 +146,7 @@ class Session:
             self.progress.best, self.progress.best_step, self.progress.worse = loss, step, 0
         else:
             self.progress.worse += 1
-        accuracy = {"val_accuracy": right} if self.lesson.answers else {}
+        accuracy = {"val_accuracy": right} if self.lesson.grades else {}
         self.run.log(kind="evaluation", step=step, val_loss_nats=loss, **accuracy)
         self.watch.curve("val_loss_nats", loss, step)
 
@@ -162,7 +162,7 @@ class Session:
             self.beside.settle()
         place, module = self.team.agree(self.run.newest_checkpoint() if self.team.leads else None), self.loaded.module
         if place is not None:
-            module.load_state_dict(load_model(str(place)).module.state_dict())
+            restore(self.loaded, place)
             before = load_training_state(place, module, self.optimizers, self.average)
         elif self.first is not None:
             before = self.first.restore(module, self.optimizers, self.average)
@@ -189,14 +189,14 @@ class Session:
         return Snapshot.take(self.loaded.module, self.optimizers, self.progress, self.average)
 
     def _write(self, folder: Path) -> None:
-        save_model(self.loaded.module, self.loaded.family, self.loaded.tokenizer, folder)
+        save_loaded(self.loaded, folder)
 
     def _save(self) -> None:
         """Write a checkpoint beside the training; that it cannot be written must not end it, the older ones are still whole."""
         snapshot, step, keep = self._snapshot(), self.progress.step, self.progress.best_step
 
         def write(folder: Path) -> None:
-            save_model(self.loaded.module, self.loaded.family, self.loaded.tokenizer, folder, snapshot.weights)
+            save_loaded(self.loaded, folder, snapshot.weights)
             snapshot.write(folder)
 
         def work() -> None:

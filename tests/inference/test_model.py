@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from danlu.base.errors import RequestError
-from danlu.inference.conversation import chat_ids, end_ids
 from danlu.inference.model import Model, load
+from danlu.inputs.conversation import chat_ids, end_ids
 
 from .tiny import CONTEXT, tiny_tokenizer, write_tiny
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import danlu
 from danlu.base.errors import CheckpointError
-from danlu.inference.conversation import end_ids
+from danlu.inputs.conversation import end_ids
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.inputs.vocabulary_training import train_bpe
 from danlu.models.base import Inputs

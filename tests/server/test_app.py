@@ -9,7 +9,7 @@ import openai
 import pytest
 import torch
 
-from danlu.inference.conversation import chat_ids
+from danlu.inputs.conversation import chat_ids
 
 from .conftest import Running
 

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from danlu.inference.conversation import chat_ids, end_ids
 from danlu.inputs.chat import render
+from danlu.inputs.conversation import chat_ids, end_ids
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.inputs.vocabulary_training import train_bpe, train_unigram
 

@@ -1,0 +1,74 @@
+"""Which of a model's weights learn: all, its last part, or two thin matrices beside the others, which stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from danlu.base.errors import ConfigError
+from danlu.models.adapters import add_lora, base_digest
+from danlu.models.loading import Loaded
+from danlu.models.peft import Adapter
+from danlu.nn.lora import adapted, is_added
+from danlu.training.config import Options
+
+LORA_RATE = 10  # times the rate of all weights. Source: Schulman et al. 2025, "LoRA without regret"
+ANSWERS = ("classes_dense", "classes", "labels", "spans")  # heads of tasks: they learn beside lora, as in peft
+HEADS = ("head", "bias", "words", "next_sentence", "pooler", *ANSWERS)
+
+
+def adapt(loaded: Loaded, wish: Options) -> Loaded:
+    """The model with those weights frozen that are not to learn, and an adapter where one was asked for.
+
+    Raises: ConfigError if it has no layers to adapt, or fewer blocks than asked.
+    """
+    if wish.adapt == "all":
+        return loaded
+    module: Any = loaded.module
+    if wish.adapt == "lora":
+        add_lora(module, wish.lora_rank, wish.lora_alpha)
+        if not any(adapted(module)):
+            raise ConfigError(f"{loaded.name} has no attention, whose matrices --adapt lora works beside; use --adapt last:N or head")
+        answers = {name for name, _ in module.named_parameters() if name.partition(".")[0] in ANSWERS}
+        whole = tuple(sorted(answers | set(loaded.fresh)))
+        _learn_only(module, lambda name: is_added(name) or name in whole)
+        adapter = Adapter(
+            base=loaded.name,
+            place=str(loaded.path.resolve()) if loaded.path.exists() else loaded.name,
+            base_sha256=base_digest(module, whole),
+            rank=wish.lora_rank,
+            alpha=wish.lora_alpha,
+            head=loaded.config.head if loaded.fresh else None,
+            whole=whole,
+        )
+        return replace(loaded, adapter=adapter)
+    learning = head_names(module) | set(loaded.fresh)
+    if wish.adapt != "head":
+        learning |= _last_names(module, int(wish.adapt.removeprefix("last:")))
+    _learn_only(module, lambda name: name in learning)
+    return loaded
+
+
+def head_names(module: nn.Module) -> set[str]:
+    """The parameters of a model's head; the embedding where it has no other."""
+    found = {name for name, _ in module.named_parameters() if name.partition(".")[0] in HEADS}
+    return found if any(name.endswith("weight") for name in found) else found | {"embedding.weight"}
+
+
+def _last_names(module: Any, count: int) -> set[str]:
+    """The parameters of the last blocks, in an encoder-decoder the decoder's, and of the norm behind them."""
+    side = "decoder." if hasattr(module, "decoder") else ""
+    owner = module.decoder if side else module
+    kind = "blocks" if hasattr(owner, "blocks") else "layers"
+    blocks = len(getattr(owner, kind))
+    if count > blocks:
+        raise ConfigError(f"--adapt came as last:{count}; the model has {blocks} blocks")
+    begins = (f"{side}norm.", *(f"{side}{kind}.{index}." for index in range(blocks - count, blocks)))
+    return {name for name, _ in module.named_parameters() if name.startswith(begins)}
+
+
+def _learn_only(module: nn.Module, learns: Any) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(learns(name))
