@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.base.errors import CheckpointError, ConfigError
-from danlu.base.storage import remove_partial, whole_folder, write_whole
+from danlu.base.storage import PARTIAL, remove_partial, sync_folder, whole_folder, write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -105,14 +105,15 @@ class Run:
     def save_final(self, write: Callable[[Path], None]) -> Path:
         """Publish the model to take away; an older one, of a run that went on, gives way only once the new one is whole."""
         remove_partial(self.folder)
-        if not self.final.exists():
-            _publish(self.final, write)
-            return self.final
         fresh = self.folder / "final-new"
+        if fresh.exists() and not self.final.exists():  # a kill came between the two renames below
+            fresh.rename(self.final)
         _remove_whole(fresh)
         _publish(fresh, write)
-        _remove_whole(self.final)
+        _take_name(self.final)
         fresh.rename(self.final)
+        sync_folder(self.folder)
+        remove_partial(self.folder)
         return self.final
 
     def checkpoints(self) -> list[Path]:
@@ -166,9 +167,14 @@ def _publish(place: Path, write: Callable[[Path], None]) -> None:
 
 def _remove_whole(folder: Path) -> None:
     """Take a folder's name away first, so that a kill in the middle never leaves half of it under that name."""
-    if folder.exists():
-        folder.rename(folder.with_name(f".partial-{folder.name}-old"))
+    remove_partial(folder.parent)  # what an earlier kill left, or the name below would be taken
+    _take_name(folder)
     remove_partial(folder.parent)
+
+
+def _take_name(folder: Path) -> None:
+    if folder.exists():
+        folder.rename(folder.with_name(f"{PARTIAL}{folder.name}-old"))
 
 
 def _sha256(file: Path) -> str:
