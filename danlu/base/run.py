@@ -14,6 +14,7 @@ from danlu.base.storage import PARTIAL, remove_partial, sync_folder, whole_folde
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+STEP = re.compile(r"step-\d{6,}")
 NAME = re.compile(r"[\w.\-\u4e00-\u9fff]{1,100}")
 
 
@@ -96,10 +97,14 @@ class Run:
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_partial(place.parent)
         if place.exists():  # a run that goes on may reach the same step again
-            return place
+            if find_fault(place) is None:
+                return place
+            _remove_whole(place)
         _publish(place, write)
-        for old in self.checkpoints()[:-2]:
-            _remove_whole(old)
+        kept = self.checkpoints()
+        last = kept.index(place)  # those after it were damaged, or the run would have gone on from them
+        for other in kept[: max(0, last - 1)] + kept[last + 1 :]:
+            _remove_whole(other)
         return place
 
     def save_final(self, write: Callable[[Path], None]) -> Path:
@@ -118,7 +123,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Folders of checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("checkpoints/step-*") if path.is_dir())
+        found = {int(path.name[5:]): path for path in self.folder.glob("checkpoints/step-*") if STEP.fullmatch(path.name)}
+        return [found[step] for step in sorted(found)]  # by number: from step 1,000,000 on, names have more digits
 
     def newest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole; damaged ones are passed over.
@@ -149,12 +155,14 @@ class Run:
 def find_fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint by its manifest, or None if all of it is there and unchanged."""
     try:
-        listed = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
-        for name, digest in listed.items():
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            return f"{checkpoint / MANIFEST} came with format {manifest['format']!r}, expected {FORMAT}"
+        for name, digest in manifest["sha256"].items():
             if _sha256(checkpoint / name) != digest:
                 return f"{checkpoint / name} has changed since it was written"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{checkpoint}: {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{checkpoint} cannot be verified ({error!r})"
     return None
 
 
