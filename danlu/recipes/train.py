@@ -125,7 +125,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")
         module.load_state_dict(load_model(str(checkpoint)).module.state_dict())
         progress = load_training_state(checkpoint, module, optimizers)
-        run.forget_after(progress.step)
+    run.forget_after(progress.step)  # of all, if it was killed before its first checkpoint
     first = Progress(**asdict(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
