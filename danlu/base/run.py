@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Run:
         self.tensorboard = folder / "tensorboard"
         self.data = folder / "data"
         self._metrics = folder / "metrics.jsonl"
+        self._waiting = b""
 
     @classmethod
     def create(cls, runs: Path, name: str, config: dict[str, Any]) -> Run:
@@ -73,9 +75,10 @@ class Run:
         return manifest
 
     def log(self, **row: Any) -> None:
-        """Add one row to metrics.jsonl."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one row to metrics.jsonl; what the disk does not take is kept, and goes before the next row."""
+        self._waiting += json.dumps(row).encode() + b"\n"
+        with suppress(OSError), self._metrics.open("ab", buffering=0) as file:  # training outlives a full disk
+            self._waiting = self._waiting[file.write(self._waiting) :]
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
@@ -142,8 +145,9 @@ class Run:
         return None
 
     def write_sample(self, step: int, text: str) -> None:
-        """Keep what the model wrote on the way."""
-        write_whole(self.folder / "samples" / f"step-{step:06d}.txt", text.encode())
+        """Keep what the model wrote on the way, if the disk takes it: training does not end for a sample."""
+        with suppress(OSError):
+            write_whole(self.folder / "samples" / f"step-{step:06d}.txt", text.encode())
 
     def write_manifest(self, content: dict[str, Any]) -> None:
         write_whole(self.folder / MANIFEST, _json({"format": FORMAT, **content}))
