@@ -71,7 +71,11 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())
+        file = self.folder / MANIFEST
+        try:
+            manifest: dict[str, Any] = dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); begin another --name from {self.folder}") from None
         return manifest
 
     def log(self, **row: Any) -> None:
