@@ -28,6 +28,7 @@ class Child:
     """A fork that waits for `go` and then does some work, whose result is its exit code; what it prints goes into `said`, if given."""
 
     def __init__(self, work: Callable[[], int], said: Path | None = None) -> None:
+        self.said = said
         self.gate, inner = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -61,6 +62,10 @@ class Child:
         """Send a signal."""
         os.kill(self.pid, number)
 
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def wait(self) -> int:
         """Its exit code, or minus the signal that ended it."""
         _, status = os.waitpid(self.pid, 0)
@@ -89,9 +94,9 @@ class Tracer:
         self.process.communicate()
 
 
-def traced(work: Callable[[], int], *rules: str, log: Path | None = None) -> int:
+def traced(work: Callable[[], int], *rules: str, log: Path | None = None, said: Path | None = None) -> int:
     """Do some work in a process of its own under strace's rules; returns as Child.wait does."""
-    child = Child(work)
+    child = Child(work, said)
     tracer = Tracer(child.pid, *rules, log=log)
     child.go()
     code = child.wait()

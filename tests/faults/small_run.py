@@ -98,11 +98,16 @@ class SmallRun:
         kept = {name: tensor.clone() for name, tensor in self._tensors(weights=False).items()}
         self.draw(step)
         assert all(torch.equal(kept[name], tensor) for name, tensor in self._tensors(weights=False).items())
-        found = load_model(str(run.folder)).path
-        self._holds(found, OLD if self._is(found, OLD) else step)
+        assert self.served(run) in (OLD, NEW, step)
         rows = list(run.metrics())
         assert [row["step"] for row in rows[:OLD]] == list(range(1, OLD + 1)), rows
         return step
+
+    def served(self, run: Run) -> int | None:
+        """The step of the model that one gets who asks for the run, if it is whole."""
+        place = load_model(str(run.folder)).path
+        assert find_fault(place) is None, find_fault(place)
+        return next((step for step in (OLD, NEW, NEXT) if self._is(place, step)), None)
 
     def goes_on(self, run: Run) -> None:
         """Save once more. Raises: AssertionError if that does not succeed, or anything half-written stays."""
@@ -112,7 +117,8 @@ class SmallRun:
         self.save(run, NEXT)
         self.finish(run, NEXT)
         assert self.check(run) == NEXT
-        self._holds(run.final, NEXT)
+        assert load_model(str(run.folder)).path == run.final
+        assert self.served(run) == NEXT
         names = {path.name for path in (*run.folder.iterdir(), *(run.folder / "checkpoints").iterdir())}
         left = names - {"config.json", "manifest.json", "metrics.jsonl", "checkpoints", "final", *(p.name for p in run.checkpoints())}
         assert not left, left
