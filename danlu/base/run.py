@@ -98,9 +98,12 @@ class Run:
         rows = [json.dumps(row) + "\n" for row in self.metrics() if row.get("step", 0) <= step]
         write_whole(self._metrics, "".join(rows).encode())
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Publish a checkpoint: `write` fills a folder, which then appears whole, its manifest of SHA-256 within."""
-        place = self.folder / "checkpoints" / f"step-{step:06d}"
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int = 0) -> Path:
+        """Publish a checkpoint: `write` fills a folder, which then appears whole, its manifest of SHA-256 within.
+
+        Older ones but the one before and that of step `keep` are removed.
+        """
+        place = self.checkpoint(step)
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_partial(place.parent)
         if place.exists():  # a run that goes on may reach the same step again
@@ -111,7 +114,8 @@ class Run:
         kept = self.checkpoints()
         last = kept.index(place)  # those after it were damaged, or the run would have gone on from them
         for other in kept[: max(0, last - 1)] + kept[last + 1 :]:
-            _remove_whole(other)
+            if other != self.checkpoint(keep):
+                _remove_whole(other)
         return place
 
     def save_final(self, write: Callable[[Path], None]) -> Path:
@@ -127,6 +131,10 @@ class Run:
         sync_folder(self.folder)
         remove_partial(self.folder)
         return self.final
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / "checkpoints" / f"step-{step:06d}"
 
     def checkpoints(self) -> list[Path]:
         """Folders of checkpoints, oldest first."""

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -278,6 +279,6 @@ def sampling_of(given: Mapping[str, Any]) -> Sampling:
     return Sampling(**given)
 
 
-def load(name: str, *, limits: Limits | None = None) -> Model:
+def load(name: str | Path, *, limits: Limits | None = None) -> Model:
     """Load a model: a run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name."""
-    return Model(load_model(name), limits)
+    return Model(load_model(str(name)), limits)

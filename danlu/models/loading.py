@@ -97,14 +97,16 @@ class _Unfilled(TorchFunctionMode):
 FILLERS = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
 
 
-def save_model(module: nn.Module, family: Family, tokenizer: Tokenizer | None, folder: Path) -> None:
-    """Write a Hugging Face folder: config.json, model.safetensors and the tokenizer's files.
+def save_model(
+    module: nn.Module, family: Family, tokenizer: Tokenizer | None, folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a Hugging Face folder: config.json, model.safetensors and the tokenizer's files; `weights` instead of the module's, if given.
 
     The folder must be one that nobody reads yet (see storage.whole_folder).
     """
     config: Any = module.config
     written = family.write_config(config)
-    save_safetensors(family.names(config).to_foreign(dict(module.named_parameters()), config), folder / ONE_FILE)
+    save_safetensors(family.names(config).to_foreign(weights or dict(module.named_parameters()), config), folder / ONE_FILE)
     if tokenizer is not None:
         tokenizer.save(folder)
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.end_of_text_id}

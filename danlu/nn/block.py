@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look
 from danlu.nn.feedforward import FeedForward, FeedForwardConfig
@@ -33,6 +35,7 @@ class Block(nn.Module):
     def __init__(self, config: BlockConfig, width: int) -> None:
         super().__init__()
         self.norm_first = config.norm_first
+        self.dropout, self.recompute = 0.0, False  # habits of training, see nn/habits.py
         self.attention_norm = make_norm(config.norm, width)
         self.attention = Attention(config.attention, width, config.norm)
         self.cross_norm = make_norm(config.norm, width) if config.cross is not None else None
@@ -48,6 +51,11 @@ class Block(nn.Module):
         source: KeyValue | None = None,
         source_look: Look | None = None,
     ) -> Tensor:
+        if self.recompute and self.training:
+            return checkpoint(self._forward, x, look, cache, source, source_look, use_reentrant=False)  # type: ignore[no-any-return]
+        return self._forward(x, look, cache, source, source_look)
+
+    def _forward(self, x: Tensor, look: Look, cache: LayerCache | None, source: KeyValue | None, source_look: Look | None) -> Tensor:
         x = self._add(x, self.attention_norm, lambda y: self.attention(y, look, cache))
         if self.cross is not None and self.cross_norm is not None:
             cross = self.cross
@@ -55,4 +63,7 @@ class Block(nn.Module):
         return self._add(x, self.feedforward_norm, self.feedforward)
 
     def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + part(norm(x)) if self.norm_first else norm(x + part(x))
+        added = part(norm(x)) if self.norm_first else part(x)
+        if self.dropout and self.training:
+            added = F.dropout(added, self.dropout)
+        return x + added if self.norm_first else norm(x + added)

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Cell = Literal["tanh", "gru", "lstm"]
 
@@ -36,7 +37,7 @@ class Recurrent(nn.Module):
     def __init__(self, cell: Cell, width: int) -> None:
         super().__init__()
         gates, self.states, self.advance = CELLS[cell]
-        self.cell, self.width = cell, width
+        self.cell, self.width, self.dropout = cell, width, 0.0
         self.input = nn.Linear(width, gates * width)
         self.hidden = nn.Linear(width, gates * width, bias=cell == "gru")  # the others' biases would be the same one twice
 
@@ -53,7 +54,8 @@ class Recurrent(nn.Module):
             outputs.append(state[0])
         if cache is not None:
             cache.keep(torch.cat(state, dim=-1))
-        return torch.stack(outputs, dim=1)
+        x = torch.stack(outputs, dim=1)
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
 
 State = tuple[Tensor, ...]  # h, or h and c; each (B, D)

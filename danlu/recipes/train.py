@@ -19,12 +19,15 @@ from danlu.base.run import Run
 from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, load_model
+from danlu.nn.habits import set_habits
+from danlu.training.average import Average
 from danlu.training.checkpoint import Progress, load_training_state
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
 from danlu.training.lesson import Lesson, teach
 from danlu.training.objective import held_out
 from danlu.training.optimizer import make_optimizers
 from danlu.training.session import Session
+from danlu.training.team import Team
 from danlu.training.watch import Watch
 
 OPTIONS = tuple(field.name for field in fields(Options))
@@ -89,7 +92,7 @@ def train(
     began = time.perf_counter()
     set_threads(threads)
     begin, runs = str(start), Path(runs)
-    wish = Options(**options)
+    wish, team = Options(**options), Team()
     if resume and name is None and Run(Path(begin)).exists():
         run = Run.open(Path(begin))
         begin, before = run.config["start"], Options(**{key: run.config[key] for key in OPTIONS if key in run.config})
@@ -98,48 +101,66 @@ def train(
     else:
         if not wish.data:
             raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
-        name = name or f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = name or team.agree(f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}")
         settings = {"start": begin, **asdict(wish)}
-        run = _same_run(Run.open(runs / name), settings) if resume else Run.create(runs, name, settings)
-    result = _train(run, begin, wish, began, checkpoint_every)
-    if json:
+        with team.in_turn():
+            fresh = not resume and team.leads
+            run = Run.create(runs, name, settings) if fresh else _same_run(Run.open(runs / name), settings)
+    result = _train(run, begin, wish, began, checkpoint_every, team)
+    if json and team.leads:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result
 
 
-def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None) -> Trained:
+def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None, team: Team) -> Trained:
     torch.manual_seed(wish.seed)
     device = choose_device()
-    loaded, lesson, config = teach(start, wish, run.data)
+    with team.in_turn():  # the leader prepares raw text, the others find it prepared
+        loaded, lesson, config = teach(start, wish, run.data)
     module = loaded.module.to(device)
+    set_habits(module, dropout=config.dropout, recompute=config.recompute)
+    if config.patience and lesson.held_out is None:
+        raise ConfigError("--patience came, but nothing is held out to measure on; prepare the data with a larger --validation")
     seconds = read_seconds(wish.budget) if wish.budget else None
     passes = wish.epochs if wish.epochs is not None else 3 if lesson.answers else 1
     one_pass = lesson.objective.steps_an_epoch
     extent = Extent(steps=None if seconds else wish.steps or max(1, round(passes * one_pass)), seconds=seconds)
     chosen, why = choose_precision(wish.precision, device)
-    progress = Progress(precision=chosen, seconds=time.perf_counter() - began if seconds else 0.0)
+    threads = torch.get_num_threads()
+    progress = Progress(precision=chosen, processes=team.size, threads=threads, seconds=time.perf_counter() - began if seconds else 0.0)
     optimizers = make_optimizers(module, config)
+    average = Average(module, config.average) if config.average else None
     checkpoint = run.newest_checkpoint()
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != lesson.fingerprint:
             raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")
         module.load_state_dict(load_model(str(checkpoint)).module.state_dict())
-        progress = load_training_state(checkpoint, module, optimizers)
-    run.forget_after(progress.step)  # of all, if it was killed before its first checkpoint
-    first = Progress(**asdict(progress))
+        progress = load_training_state(checkpoint, module, optimizers, average)
+    before, progress.processes, progress.threads = (progress.processes, progress.threads), team.size, threads
+    if team.rank:
+        torch.manual_seed(hash((wish.seed, progress.step, team.rank)))  # every process drops other numbers
+    first = Progress(**vars(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
-    with Watch(extent, run.tensorboard) as watch, stop_asked("saving after this step") as stopped:
+    with Watch(extent, run.tensorboard, quiet=not team.leads) as watch, stop_asked("saving after this step") as stopped:
+        processes = f"{team.size} processes of " if team.size > 1 else ""
         watch.say(
             f"{start}: {parameters / 1e6:.1f} M weights, {config.batch_rows} rows of {config.context_length} tokens a step, "
-            f"rate {config.rate:g}, {chosen} ({why}), {torch.get_num_threads()} threads -> {run.folder}"
+            f"rate {config.rate:g}, {chosen} ({why}), {processes}{threads} threads -> {run.folder}"
         )
         if checkpoint is not None:
             watch.say(f"going on after step {progress.step:,} from {checkpoint}")
-        session = Session(run, loaded, lesson, config, extent, progress, watch)
-        session.go(optimizers, checkpoint_every, stopped)
+            if before != (team.size, threads):
+                was = f"{before[0]} processes of {before[1]} threads"
+                watch.say(
+                    f"danlu: it was trained by {was} so far: going on is correct, but not to the bit, since sums add in another order"
+                )
+        if team.leads:
+            run.forget_after(progress.step)
+            run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
+        session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average)
+        session.go(checkpoint_every, stopped)
         trained_seconds = progress.seconds - first.seconds
-        measured = _validate(loaded, lesson, config, progress)
+        measured = _validate(loaded, lesson, config, progress) if team.leads else {}
         if measured:
             run.log(kind="evaluation", step=progress.step, **{name: value for name, value in measured.items() if name.startswith("val_")})
             run.write_evaluation("loss", measured)
@@ -156,11 +177,12 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             val_loss_nats=measured.get("val_loss_nats"),
             val_bits_per_byte=measured.get("val_bits_per_byte"),
             val_accuracy=measured.get("val_accuracy"),
-            sample=session.sample(),
+            sample=session.sample() if team.leads else "",
             parameters=parameters,
-            precision=chosen,
+            precision=progress.precision,
         )
-        _tell(result, watch)
+        if team.leads:
+            _tell(result, watch)
     return result
 
 

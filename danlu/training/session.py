@@ -4,70 +4,94 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
 
+from danlu.base.device import computing_in
 from danlu.base.errors import CheckpointError
 from danlu.base.run import Run
 from danlu.inference.model import Model
-from danlu.models.loading import Loaded, save_model
-from danlu.training.checkpoint import Progress, save_training_state
+from danlu.models.loading import Loaded, load_model, save_model
+from danlu.training.average import Average
+from danlu.training.beside import Beside
+from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import Extent, TrainingConfig
 from danlu.training.lesson import Lesson
-from danlu.training.loop import StepReport, train_steps
+from danlu.training.loop import Diverged, StepReport, train_steps
+from danlu.training.objective import held_out
+from danlu.training.team import Team
 from danlu.training.watch import Watch
 
 SAMPLE_TOKENS = 48
 CHECKPOINT_SECONDS = 30.0  # at least, between two, unless a number of steps is given
 SAMPLES = 4  # on the way, beside the last
+SMALLER_RATE = 0.5  # after a setback
 
 
 class Session:
-    """Trains a loaded model and keeps its run up to date.
+    """Trains a loaded model and keeps its run up to date; in a team, every process has one, and the leader's writes.
 
     Raises: KeyboardInterrupt, after saving, if `stopped` says that someone asked to stop.
     """
 
     def __init__(
-        self, run: Run, loaded: Loaded, lesson: Lesson, config: TrainingConfig, extent: Extent, progress: Progress, watch: Watch
+        self, run: Run, loaded: Loaded, lesson: Lesson, config: TrainingConfig, extent: Extent, progress: Progress, watch: Watch,
+        team: Team, optimizers: Sequence[torch.optim.Optimizer], average: Average | None,
     ) -> None:  # fmt: skip
         self.run, self.loaded, self.lesson, self.config = run, loaded, lesson, config
-        self.extent, self.progress, self.watch = extent, progress, watch
+        self.extent, self.progress, self.watch, self.team = extent, progress, watch, team
+        self.optimizers, self.average, self.beside = optimizers, average, Beside()
         self.losses: list[float] = []
+        self.first = self._snapshot() if progress.step == 0 else None  # to go back to while there is no checkpoint
+        self.saved_step = progress.step if progress.step else -1
 
-    def go(self, optimizers: Sequence[torch.optim.Optimizer], checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
-        """Train to the end, then save the last checkpoint and the model to take away."""
+    def go(self, checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
+        """Train to the end, then save the last checkpoint and the model to take away, which the module then holds."""
         saved_at = sampled_at = self.extent.done(self.progress.step, self.progress.seconds)
         saved_time = time.perf_counter()
 
         def after_step(report: StepReport) -> bool:
             nonlocal saved_at, saved_time, sampled_at
+            self.losses.append(report.loss_nats)
+            if self.average is not None:
+                self.average.follow(report.step)
+            if not self.team.leads:
+                return True
             self.run.log(**asdict(report))
             self.watch.step(report)
-            self.losses.append(report.loss_nats)
             done = self.extent.done(report.step, report.wall_seconds)
-            rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS
+            rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS and not self.beside.busy
             due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
             if (due and done < 1) or stopped():
-                self._save(optimizers)
+                if self.config.patience and due:
+                    self._measure()
+                self._save()
                 saved_at, saved_time = done, time.perf_counter()
             if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not stopped():
                 sampled_at = done
                 self.sample()
-            return not stopped()
+            return not stopped() and not self._stuck
 
-        train_steps(self.loaded.module, optimizers, self.lesson.objective, self.config, self.extent, self.progress, after_step)
-        if stopped():
-            raise KeyboardInterrupt(f"saved after step {self.progress.step:,}; go on with: danlu train {self.run.folder} --resume")
-        self._save(optimizers)  # before evaluation, which may fail alone
         try:
-            self.run.save_final(self._write)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.run.final} could not be written ({error.strerror}); make room and run again with --resume"
-            ) from None
+            while not self._stuck:
+                try:
+                    train_steps(
+                        self.loaded.module, self.optimizers, self.lesson.objective, self.config, self.extent, self.progress, self.team,
+                        after_step,
+                    )  # fmt: skip
+                    break
+                except Diverged as fault:
+                    self._go_back(fault)
+            if self.team.agree(stopped()):
+                self.beside.settle()
+                raise KeyboardInterrupt(self._left_off())
+            if self.team.leads:
+                self._end()
+        finally:
+            self.beside.close()
 
     def sample(self) -> str:
         """What the model writes from nothing, kept in the run; nothing where its family does not write that way."""
@@ -83,18 +107,100 @@ class Session:
         self.run.write_sample(self.progress.step, text)
         return text
 
+    @property
+    def _stuck(self) -> bool:
+        """Whether what was held out has not got better for too long."""
+        return self.config.patience is not None and self.progress.worse >= self.config.patience
+
+    def _end(self) -> None:
+        if self.config.patience and not self._stuck:
+            self._measure()
+        self._save()  # before evaluation, which may fail alone
+        self.beside.settle()
+        if self.config.patience and self.progress.best_step != self.progress.step:
+            place = self.run.checkpoint(self.progress.best_step)
+            self.watch.say(f"the best weights were those of step {self.progress.best_step:,}: they are taken away")
+            self.loaded.module.load_state_dict(load_model(str(place)).module.state_dict())
+            load_training_state(place, self.loaded.module, self.optimizers, self.average)
+        if self.average is not None:
+            self.average.exchange()
+        try:
+            self.run.save_final(self._write)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.run.final} could not be written ({error.strerror}); make room and run again with --resume"
+            ) from None
+
+    def _measure(self) -> None:
+        """Look whether what was held out has got better."""
+        if self.lesson.held_out is None:
+            return
+        module, device = self.loaded.module, next(self.loaded.module.parameters()).device
+        with self.average.in_place() if self.average is not None else nullcontext():
+            loss, right = held_out(self.lesson.held_out, module, lambda: computing_in(self.progress.precision, device))
+        step, better = self.progress.step, loss < self.progress.best
+        if better:
+            self.progress.best, self.progress.best_step, self.progress.worse = loss, step, 0
+        else:
+            self.progress.worse += 1
+        accuracy = {"val_accuracy": right} if self.lesson.answers else {}
+        self.run.log(kind="evaluation", step=step, val_loss_nats=loss, **accuracy)
+        self.watch.curve("val_loss_nats", loss, step)
+
+    def _go_back(self, fault: Diverged) -> None:
+        """Once, to the last good checkpoint with a smaller rate. Raises: Diverged the second time, with an explanation."""
+        if self.progress.rate_share < 1:
+            raise Diverged(
+                f"{fault}, though the run had gone back once and halved its rate; its last checkpoint is whole: begin a new run from it "
+                f"with a --rate below {self.config.rate * self.progress.rate_share:g}, a smaller --clip than {self.config.clip:g}, or "
+                "other data around that step"
+            )
+        if self.team.leads:
+            self.beside.settle()
+        place, module = self.team.agree(self.run.newest_checkpoint() if self.team.leads else None), self.loaded.module
+        if place is not None:
+            module.load_state_dict(load_model(str(place)).module.state_dict())
+            before = load_training_state(place, module, self.optimizers, self.average)
+        elif self.first is not None:
+            before = self.first.restore(module, self.optimizers, self.average)
+        else:
+            raise fault
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        before.rate_share, before.seconds = SMALLER_RATE, self.progress.seconds
+        for field in fields(Progress):
+            setattr(self.progress, field.name, getattr(before, field.name))
+        if self.team.leads:
+            self.run.forget_after(self.progress.step)
+            self.run.log(kind="setback", step=self.progress.step, reason=str(fault), rate_share=SMALLER_RATE)
+            self.watch.say(f"{fault}: back to step {self.progress.step:,}, with {SMALLER_RATE:g} of the rate")
+
+    def _left_off(self) -> str:
+        going_on = f"go on with: danlu train {self.run.folder} --resume"
+        if self.saved_step == self.progress.step:
+            return f"saved after step {self.saved_step:,}; {going_on}"
+        kept = f"the newest checkpoint is of step {self.saved_step:,}" if self.saved_step >= 0 else "there is no checkpoint yet"
+        return f"stopped after step {self.progress.step:,}, which could not be saved; {kept}; {going_on}"
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.take(self.loaded.module, self.optimizers, self.progress, self.average)
+
     def _write(self, folder: Path) -> None:
         save_model(self.loaded.module, self.loaded.family, self.loaded.tokenizer, folder)
 
-    def _save(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """A checkpoint that cannot be written must not end the training: the older ones are still whole."""
+    def _save(self) -> None:
+        """Write a checkpoint beside the training; that it cannot be written must not end it, the older ones are still whole."""
+        snapshot, step, keep = self._snapshot(), self.progress.step, self.progress.best_step
 
         def write(folder: Path) -> None:
-            self._write(folder)
-            save_training_state(folder, self.loaded.module, optimizers, self.progress)
+            save_model(self.loaded.module, self.loaded.family, self.loaded.tokenizer, folder, snapshot.weights)
+            snapshot.write(folder)
 
-        try:
-            self.run.save_checkpoint(self.progress.step, write)
-        except OSError as error:
-            step = self.progress.step
-            self.watch.say(f"danlu: the checkpoint of step {step} was not saved ({error.strerror}); training goes on, make room")
+        def work() -> None:
+            try:
+                self.run.save_checkpoint(step, write, keep)
+                self.saved_step, self.first = step, None
+            except OSError as error:
+                self.watch.say(f"danlu: the checkpoint of step {step} was not saved ({error.strerror}); training goes on, make room")
+
+        self.beside.begin(work)

@@ -24,11 +24,11 @@ PLAIN_SECONDS = 5.0  # between two plain lines where stderr is no terminal
 class Watch:
     """A live line on a terminal, plain lines now and then elsewhere, and curves for TensorBoard."""
 
-    def __init__(self, extent: Extent, tensorboard: Path) -> None:
-        self.extent = extent
-        self.curves = Curves(tensorboard) if Curves is not None else None
+    def __init__(self, extent: Extent, tensorboard: Path, quiet: bool = False) -> None:
+        self.extent, self.quiet = extent, quiet
+        self.curves = Curves(tensorboard) if Curves is not None and not quiet else None
         self.console = Console(stderr=True)
-        self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() and not quiet else None
         self.told = self.loss = 0.0
 
     def __enter__(self) -> Watch:
@@ -64,6 +64,8 @@ class Watch:
 
     def say(self, line: str) -> None:
         """A line that stays."""
+        if self.quiet:
+            return
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def curve(self, name: str, value: float, step: int) -> None:

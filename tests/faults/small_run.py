@@ -17,7 +17,7 @@ from danlu.data.prepared import open_prepared
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.loading import load_model, save_model
 from danlu.models.starting import new_model
-from danlu.training.checkpoint import Progress, load_training_state, save_training_state
+from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import TrainingConfig
 from danlu.training.optimizer import make_optimizers
 
@@ -65,10 +65,11 @@ class SmallRun:
     def save(self, run: Run, step: int) -> None:
         """A checkpoint, as a training saves it."""
         self.draw(step)
+        snapshot = Snapshot.take(self.module, self.optimizers, Progress(step=step))
 
         def write(folder: Path) -> None:
-            save_model(self.module, self.loaded.family, self.loaded.tokenizer, folder)
-            save_training_state(folder, self.module, self.optimizers, Progress(step=step))
+            save_model(self.module, self.loaded.family, self.loaded.tokenizer, folder, snapshot.weights)
+            snapshot.write(folder)
 
         run.save_checkpoint(step, write)
 

@@ -44,7 +44,7 @@ SLIPS = {
         ("self.activation(self.gate(x)) * self.up(x)", "self.gate(x) * self.activation(self.up(x))"),
     ],
     "Normalisation": [("self.weight.to(x.dtype)", "None"), ('== "rms"', '!= "rms"')],
-    "Residuals": [("x + part(norm(x))", "part(norm(x))"), ("x + part(norm(x))", "x + part(x)"), ("norm(x + part(x))", "x + part(x)")],
+    "Residuals": [("return x + added if", "return added if"), ("part(norm(x)) if", "part(x) if"), ("norm(x + added)", "x + added")],
     "The plain network": [
         (".tanh()", ".sigmoid()"),
         ("given, state[0]", "given * 0, state[0]"),

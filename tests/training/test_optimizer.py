@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from danlu.base.errors import ConfigError
-from danlu.training.checkpoint import Progress, load_training_state, save_training_state
+from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import TrainingConfig
 from danlu.training.optimizer import make_optimizers
 
@@ -118,7 +118,7 @@ def test_a_saved_state_goes_on_to_the_bit(changes: dict[str, Any], tmp_path: Pat
     gradients = gradients_for(whole, 5)
     optimizers = make_optimizers(whole, config)
     take(whole, optimizers, gradients[:2])
-    save_training_state(tmp_path, whole, optimizers, Progress(step=2))
+    Snapshot.take(whole, optimizers, Progress(step=2)).write(tmp_path)
     cut = Parts()
     cut.load_state_dict(whole.state_dict())
     restored = make_optimizers(cut, config)

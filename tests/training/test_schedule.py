@@ -8,16 +8,16 @@ import pytest
 
 from danlu.base.errors import ConfigError
 from danlu.training.config import Extent, TrainingConfig, read_seconds
-from danlu.training.schedule import cosine_share
+from danlu.training.schedule import rate_share
 
 CONFIG = TrainingConfig(rate=2e-3, batch_rows=4, context_length=64, warmup=0.1, final_rate=0.2)
 
 
 def test_rises_to_the_peak_and_falls_to_its_share() -> None:
-    assert cosine_share(CONFIG, 0.05) == pytest.approx(0.5)
-    assert cosine_share(CONFIG, 0.1) == pytest.approx(1.0)
-    assert cosine_share(CONFIG, 0.55) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 2)) / 2)
-    assert cosine_share(CONFIG, 1.0) == pytest.approx(0.2)
+    assert rate_share(CONFIG, 0.05) == pytest.approx(0.5)
+    assert rate_share(CONFIG, 0.1) == pytest.approx(1.0)
+    assert rate_share(CONFIG, 0.55) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 2)) / 2)
+    assert rate_share(CONFIG, 1.0) == pytest.approx(0.2)
 
 
 def test_extent_by_steps_and_by_seconds() -> None:
