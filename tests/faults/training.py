@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,9 @@ from danlu.base.run import Run
 from danlu.cli import main as danlu
 
 from .child import Child
+
+for slow in ("danlu.recipes.train", "torch._dynamo"):  # a training imports them, in seconds; forks of this process have them already
+    importlib.import_module(slow)
 
 OPTIONS = ["--batch-rows", "2", "--context-length", "32", "--precision", "float32", "--threads", "1"]
 PATIENCE_SECONDS = 120.0
