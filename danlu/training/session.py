@@ -60,20 +60,21 @@ class Session:
                 self.average.follow(report.step)
             if not self.team.leads:
                 return True
+            asked = stopped()  # once: who asks from here on, as while a sample is drawn, is heard after the next step, which is saved
             self.run.log(**asdict(report))
             self.watch.step(report)
             done = self.extent.done(report.step, report.wall_seconds)
             rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS and not self.beside.busy
             due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
-            if (due and done < 1) or stopped():
+            if (due and done < 1) or asked:
                 if self.config.patience and due:
                     self._measure()
                 self._save()
                 saved_at, saved_time = done, time.perf_counter()
-            if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not stopped():
+            if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not asked:
                 sampled_at = done
                 self.sample()
-            return not stopped() and not self._stuck
+            return not asked and not self._stuck
 
         try:
             while not self._stuck:
