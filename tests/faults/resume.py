@@ -56,7 +56,8 @@ class Trial:
             assert code == -signal.SIGKILL, f"{self.name} ended with {code}"
         else:
             assert code == 2, f"{self.name} ended with {code}: {last_line(self.said)}"
-            assert last_line(self.said) == f"danlu: saved after step {done}; go on with: danlu train {run} --resume"
+            promise = f"danlu: saved after step {done}; go on with: danlu train {run} --resume"
+            assert last_line(self.said) == promise, last_line(self.said)
         return done
 
     def go_on(self, whole: Path) -> None:
@@ -82,7 +83,8 @@ def main() -> None:
         assert complete(whole.arguments, whole.said) == 0, last_line(whole.said)
         assert [step for step, _ in losses(runs / "whole")] == list(range(1, steps + 1))
         hits = [(step, signal.SIGKILL) for step in places(kills, steps, epoch, dice)]
-        hits += [(dice.randrange(1, steps - 10), (signal.SIGTERM, signal.SIGINT)[number % 2]) for number in range(stops)]
+        asked = [steps * (number + 1) // 5 if number < 4 else dice.randrange(1, steps - 10) for number in range(stops)]  # first amid samples
+        hits += [(step, (signal.SIGTERM, signal.SIGINT)[number % 2]) for number, step in enumerate(asked)]
         done = []
         for number, (step, sign) in enumerate(hits):
             trial = Trial(text, runs, steps, f"hit-{number}")
