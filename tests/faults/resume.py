@@ -83,7 +83,8 @@ def main() -> None:
         assert complete(whole.arguments, whole.said) == 0, last_line(whole.said)
         assert [step for step, _ in losses(runs / "whole")] == list(range(1, steps + 1))
         hits = [(step, signal.SIGKILL) for step in places(kills, steps, epoch, dice)]
-        asked = [steps * (number + 1) // 5 if number < 4 else dice.randrange(1, steps - 10) for number in range(stops)]  # first amid samples
+        # The first come while samples are drawn.
+        asked = [steps * (number + 1) // 5 if number < 4 else dice.randrange(1, steps - 10) for number in range(stops)]
         hits += [(step, (signal.SIGTERM, signal.SIGINT)[number % 2]) for number, step in enumerate(asked)]
         done = []
         for number, (step, sign) in enumerate(hits):
