@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INTEROP := .venv-interop
 
-.PHONY: setup demo test interop check format bench rooms constraints clean
+.PHONY: setup demo test faults interop check format bench rooms constraints clean
 
 setup: $(READY)  ## everything for development, in .venv
 
@@ -14,6 +14,9 @@ demo: setup  ## the main job once through: raw text in, served model out
 
 test: setup  ## all tests; TESTS="tests/base -k storage" for some
 	$(BIN)/python -m pytest $(TESTS)
+
+faults: setup  ## crashes, bad disks, kills and rot, whole: 15 minutes; needs strace (Debian: apt-get install strace)
+	for script in crash_sweep bad_disk full_disk resume rot mutants; do echo $$script; $(BIN)/python -m tests.faults.$$script || exit 1; done
 
 interop: setup $(INTEROP)/.ready  ## does llama.cpp read what Danlu writes; its first run builds llama.cpp, in a place of its own
 	$(BIN)/python -m tests.interop $(INTEROP)/bin/python

@@ -6,14 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from danlu.base.errors import CheckpointError, ConfigError
-from danlu.base.storage import remove_partial, whole_folder, write_whole
+from danlu.base.storage import PARTIAL, remove_partial, sync_folder, whole_folder, write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+STEP = re.compile(r"step-\d{6,}")
 NAME = re.compile(r"[\w.\-\u4e00-\u9fff]{1,100}")
 
 
@@ -28,6 +30,7 @@ class Run:
         self.profile = folder / "profile"
         self.manifest_file = folder / MANIFEST
         self._metrics = folder / "metrics.jsonl"
+        self._waiting = b""
 
     @classmethod
     def create(cls, runs: Path, name: str, config: dict[str, Any]) -> Run:
@@ -70,13 +73,17 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads(self.manifest_file.read_text())
+        try:
+            manifest: dict[str, Any] = dict(json.loads(self.manifest_file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{self.manifest_file} cannot be read ({error}); begin another --name from {self.folder}") from None
         return manifest
 
     def log(self, **row: Any) -> None:
-        """Add one row to metrics.jsonl."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one row to metrics.jsonl; what the disk does not take is kept, and goes before the next row."""
+        self._waiting += json.dumps(row).encode() + b"\n"
+        with suppress(OSError), self._metrics.open("ab", buffering=0) as file:  # training outlives a full disk
+            self._waiting = self._waiting[file.write(self._waiting) :]
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
@@ -147,24 +154,29 @@ class Run:
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_partial(place.parent)
         if place.exists():  # a run that goes on may reach the same step again
-            return place
+            if find_fault(place) is None:
+                return place
+            _remove_whole(place)
         _publish(place, write)
-        for old in self.checkpoints()[:-2]:
-            if old != self.checkpoint(keep):
-                _remove_whole(old)
+        kept = self.checkpoints()
+        last = kept.index(place)  # those after it were damaged, or the run would have gone on from them
+        for other in kept[: max(0, last - 1)] + kept[last + 1 :]:
+            if other != self.checkpoint(keep):
+                _remove_whole(other)
         return place
 
     def save_final(self, write: Callable[[Path], None]) -> Path:
         """Publish the model to take away; an older one, of a run that went on, gives way only once the new one is whole."""
         remove_partial(self.folder)
-        if not self.final.exists():
-            _publish(self.final, write)
-            return self.final
         fresh = self.folder / "final-new"
+        if fresh.exists() and not self.final.exists():  # a kill came between the two renames below
+            fresh.rename(self.final)
         _remove_whole(fresh)
         _publish(fresh, write)
-        _remove_whole(self.final)
+        _take_name(self.final)
         fresh.rename(self.final)
+        sync_folder(self.folder)
+        remove_partial(self.folder)
         return self.final
 
     def checkpoint(self, step: int) -> Path:
@@ -173,7 +185,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Folders of checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("checkpoints/step-*") if path.is_dir())
+        found = {int(path.name[5:]): path for path in self.folder.glob("checkpoints/step-*") if STEP.fullmatch(path.name)}
+        return [found[step] for step in sorted(found)]  # by number: from step 1,000,000 on, names have more digits
 
     def newest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole; damaged ones are passed over.
@@ -191,8 +204,9 @@ class Run:
         return None
 
     def write_sample(self, step: int, text: str) -> None:
-        """Keep what the model wrote on the way."""
-        write_whole(self.folder / "samples" / f"step-{step:06d}.txt", text.encode())
+        """Keep what the model wrote on the way, if the disk takes it: training does not end for a sample."""
+        with suppress(OSError):
+            write_whole(self.folder / "samples" / f"step-{step:06d}.txt", text.encode())
 
     def write_manifest(self, content: dict[str, Any]) -> None:
         write_whole(self.manifest_file, _json({"format": FORMAT, **content}))
@@ -227,12 +241,14 @@ def _was_run(folder: Path) -> bool:
 def find_fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint by its manifest, or None if all of it is there and unchanged."""
     try:
-        listed = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
-        for name, digest in listed.items():
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            return f"{checkpoint / MANIFEST} came with format {manifest['format']!r}, expected {FORMAT}"
+        for name, digest in manifest["sha256"].items():
             if _sha256(checkpoint / name) != digest:
                 return f"{checkpoint / name} has changed since it was written"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{checkpoint}: {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{checkpoint} cannot be verified ({error!r})"
     return None
 
 
@@ -245,9 +261,14 @@ def _publish(place: Path, write: Callable[[Path], None]) -> None:
 
 def _remove_whole(folder: Path) -> None:
     """Take a folder's name away first, so that a kill in the middle never leaves half of it under that name."""
-    if folder.exists():
-        folder.rename(folder.with_name(f".partial-{folder.name}-old"))
+    remove_partial(folder.parent)  # what an earlier kill left, or the name below would be taken
+    _take_name(folder)
     remove_partial(folder.parent)
+
+
+def _take_name(folder: Path) -> None:
+    if folder.exists():
+        folder.rename(folder.with_name(f"{PARTIAL}{folder.name}-old"))
 
 
 def _sha256(file: Path) -> str:

@@ -57,7 +57,9 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp gives 0600, which would surprise whoever shares the folder
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # fsync does not know what it failed to write
+            error.filename = str(path)
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -206,7 +206,7 @@ def save_gguf(module: nn.Module, family: Family, tokenizer: Tokenizer | None, fi
 
 def _weights_in(folder: Path) -> Path:
     """The Hugging Face folder of a run, or the .gguf of a folder that holds just one; else the folder itself."""
-    checkpoints = sorted(folder.glob("checkpoints/step-*"))
+    checkpoints = sorted(folder.glob("checkpoints/step-*"), key=lambda path: (len(path.name), path.name))  # by number
     for place in (folder / "final", *reversed(checkpoints)):
         if (place / "config.json").is_file() or is_adapter(place):
             return place

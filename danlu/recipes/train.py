@@ -120,6 +120,7 @@ def train(
             fresh = not resume and team.leads
             run = Run.create(runs, name, settings) if fresh else _same_run(Run.open(runs / name), settings)
     result = _train(run, begin, wish, began, checkpoint_every, team, profile)
+    team.leave()
     if json and team.leads:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result

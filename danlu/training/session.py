@@ -53,29 +53,30 @@ class Session:
     def go(self, checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
         """Train to the end, then save the last checkpoint and the model to take away, which the module then holds."""
         saved_at = sampled_at = self.extent.done(self.progress.step, self.progress.seconds)
-        saved_time = time.perf_counter()
+        saved_time, asked = time.perf_counter(), False
 
         def after_step(report: StepReport) -> bool:
-            nonlocal saved_at, saved_time, sampled_at
+            nonlocal saved_at, saved_time, sampled_at, asked
             self.losses.append(report.loss_nats)
             if self.average is not None:
                 self.average.follow(report.step)
             if not self.team.leads:
                 return True
+            asked = stopped()  # once: who asks from here on, as while a sample is drawn, is heard after the next step, which is saved
             self.run.log(**asdict(report))
             self.watch.step(report)
             done = self.extent.done(report.step, report.wall_seconds)
             rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS and not self.beside.busy
             due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
-            if (due and done < 1) or stopped():
+            if (due and done < 1) or asked:
                 if self.config.patience and due:
                     self._measure()
                 self._save()
                 saved_at, saved_time = done, time.perf_counter()
-            if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not stopped():
+            if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not asked:
                 sampled_at = done
                 self.sample()
-            return not stopped() and not self._stuck
+            return not asked and not self._stuck
 
         told = self.profile.around(after_step) if self.profile else after_step
         try:
@@ -88,7 +89,7 @@ class Session:
                     break
                 except Diverged as fault:
                     self._go_back(fault)
-            if self.team.agree(stopped()):
+            if self.team.agree(asked):
                 self.beside.settle()
                 raise KeyboardInterrupt(self._left_off())
             if self.team.leads:
@@ -120,8 +121,10 @@ class Session:
             self._measure()
         self._save()  # before evaluation, which may fail alone
         self.beside.settle()
-        if self.config.patience and self.progress.best_step != self.progress.step:
-            place = self.run.checkpoint(self.progress.best_step)
+        place = self.run.checkpoint(self.progress.best_step)
+        if self.config.patience and self.progress.best_step != self.progress.step and not place.is_dir():  # the disk was full then
+            self.watch.say(f"danlu: the best weights, of step {self.progress.best_step:,}, could not be saved; the last are taken away")
+        elif self.config.patience and self.progress.best_step != self.progress.step:
             self.watch.say(f"the best weights were those of step {self.progress.best_step:,}: they are taken away")
             restore(self.loaded, place)
             load_training_state(place, self.loaded.module, self.optimizers, self.average)

@@ -22,6 +22,11 @@ class Team:
         if self.size > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
+    def leave(self) -> None:
+        """Part from the others; a process that ends without it may abort in one of their threads."""
+        if self.size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
     @property
     def leads(self) -> bool:
         """Whether this process is the one that writes, shows and decides."""

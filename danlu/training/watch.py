@@ -14,9 +14,9 @@ from danlu.training.config import Extent
 from danlu.training.loop import StepReport
 
 try:
-    from torch.utils.tensorboard import SummaryWriter
+    from danlu.training.curves import Curves
 except ImportError:  # the extra `danlu[train]` brings it
-    SummaryWriter = None  # type: ignore[assignment, misc]
+    Curves = None  # type: ignore[assignment, misc]
 
 PLAIN_SECONDS = 5.0  # between two plain lines where stderr is no terminal
 
@@ -26,7 +26,7 @@ class Watch:
 
     def __init__(self, extent: Extent, tensorboard: Path, quiet: bool = False) -> None:
         self.extent, self.quiet = extent, quiet
-        self.curves = SummaryWriter(str(tensorboard), flush_secs=10) if SummaryWriter is not None and not quiet else None
+        self.curves = Curves(tensorboard) if Curves is not None and not quiet else None
         self.console = Console(stderr=True)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if sys.stderr.isatty() and not quiet else None
         self.told = self.loss = 0.0
@@ -40,15 +40,15 @@ class Watch:
         if self.live:
             self.live.stop()
         if self.curves:
-            self.curves.close()
+            self.curves.flush()
 
     def step(self, report: StepReport) -> None:
         """Show one step."""
         self.loss = report.loss_nats if not self.loss else 0.9 * self.loss + 0.1 * report.loss_nats
         if self.curves:
-            self.curves.add_scalar("loss_nats", report.loss_nats, report.step)
-            self.curves.add_scalar("rate", report.rate, report.step)
-            self.curves.add_scalar("tokens_per_second", report.tokens_per_second, report.step)
+            self.curves.add("loss_nats", report.loss_nats, report.step)
+            self.curves.add("rate", report.rate, report.step)
+            self.curves.add("tokens_per_second", report.tokens_per_second, report.step)
         now = time.monotonic()
         if self.live is None and now - self.told < PLAIN_SECONDS:
             return
@@ -71,4 +71,4 @@ class Watch:
     def curve(self, name: str, value: float, step: int) -> None:
         """One more point of a curve that is not of every step."""
         if self.curves:
-            self.curves.add_scalar(name, value, step)
+            self.curves.add(name, value, step)
