@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +24,12 @@ class BlockConfig:
     norm: NormConfig
     norm_first: bool = True
     cross: AttentionConfig | None = None  # attention to another sequence, between the two
+
+
+def narrowed(x: Tensor) -> Tensor:
+    """x in the numbers that products are made in, converted once for all products that read it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class Block(nn.Module):
@@ -63,7 +70,7 @@ class Block(nn.Module):
         return self._add(x, self.feedforward_norm, self.feedforward)
 
     def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        added = part(norm(x)) if self.norm_first else part(x)
+        added = part(narrowed(norm(x))) if self.norm_first else part(narrowed(x))
         if self.dropout and self.training:
             added = F.dropout(added, self.dropout)
         return x + added if self.norm_first else norm(x + added)

@@ -66,10 +66,32 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn every pair of channels of x (B, H, T, E) by its position's angle."""
-    cosines, sines = rotation
+    """Turn every pair of channels of x (B, H, T, E) by its position's angle, in the numbers that x comes in."""
+    cosines, sines = (half.chunk(2, dim=-1)[0].to(x.dtype) for half in rotation)
+    return _Turn.apply(x, cosines, sines)  # type: ignore[no-any-return]
+
+
+class _Turn(torch.autograd.Function):
+    """By hand, since autograd would keep and pass over several times as much: the way back is the turn by the negative angle."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        context.save_for_backward(cosines, sines)
+        return _turned(x, cosines, sines)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cosines, sines = context.saved_tensors
+        return _turned(gradient, cosines, -sines), None, None
+
+
+def _turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    return x * cosines + torch.cat((-second, first), dim=-1) * sines
+    turned = torch.empty_like(x)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cosines, out=left).addcmul_(second, sines, value=-1)
+    torch.mul(second, cosines, out=right).addcmul_(first, sines)
+    return turned
 
 
 def _unscaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
