@@ -78,10 +78,14 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model of some size is best trained: the highest rate, and tokens in a step."""
+    """How a model of some size is best trained: the highest rate, and tokens in a step.
+
+    Where Muon moves the matrices within blocks, what is left to AdamW, embeddings above all, bears `beside_muon` times the rate.
+    """
 
     rate: float
     batch_tokens: int
+    beside_muon: float = 1.0
 
 
 Pretraining = Literal["next-token", "masked-words", "span-corruption"]

@@ -117,7 +117,8 @@ def size(name: str, vocabulary_size: int, context_length: int | None = None) -> 
 def recipe(config: GPTConfig, from_scratch: bool) -> Recipe:
     """Wider models want smaller rates and larger batches; weights that are there want to be moved gently."""
     rate = 3e-3 * (256 / config.width) ** 0.75
-    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**19, 2**10 * max(1, config.width // 256) ** 2))
+    tokens = max(2**11 * config.width // 256, 2**10 * (config.width // 256) ** 2)
+    return Recipe(rate=rate if from_scratch else 0.05 * rate, batch_tokens=min(2**19, tokens), beside_muon=7.0)
 
 
 LLAMA = Names(

@@ -151,7 +151,8 @@ def _relative(*, num_heads: int, head_dim: int, feedforward: FeedForwardConfig, 
 def recipe(config: Seq2SeqConfig, from_scratch: bool) -> Recipe:
     """As a decoder's, with twice its tokens a step, since few of them are targets."""
     rate = 2e-3 * (256 / config.width) ** 0.75
-    return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=min(2**18, 2**11 * max(1, config.width // 256) ** 2))
+    tokens = min(2**18, 2**11 * max(1, config.width // 256) ** 2)
+    return Recipe(rate=rate if from_scratch else 0.1 * rate, batch_tokens=tokens, beside_muon=6.0)
 
 
 def _both(encoder: Mapping[str, str], decoder: Mapping[str, str], own_and_foreign: Mapping[str, str], layers: str) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Options:
     )
     rate: float | None = option(None, "the highest rate (of adamw where muon has its own); by default it follows from the model's width")
     schedule: str = option(
-        "cosine", "how the rate moves after warm-up; wsd keeps it and lets it fall over the run's last fifth, linear and exponential fall"
+        "linear", "how the rate falls after warm-up: linear, cosine, exponential, wsd (only in the run's last fifth), or constant"
     )
     warmup: float | None = option(None, "share of the run in which the rate rises")
     final_rate: float | None = option(None, "where the rate ends, as a share of the highest")
@@ -109,9 +109,9 @@ class TrainingConfig:
     context_length: int
     optimizer: OptimizerName = "adamw"
     muon_rate: float = 0.02
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleName = "linear"
     warmup: float = 0.03
-    final_rate: float = 0.05
+    final_rate: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 0.1
     l1: float = 0.0

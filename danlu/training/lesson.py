@@ -132,10 +132,12 @@ def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: in
     defaults = family.recipe(shape, scratch)
     step_rows = wish.batch_rows if wish.batch_rows is not None else rows or max(1, defaults.batch_tokens // context)
     parts = max(1, min(step_rows, -(-step_rows * context // PART_TOKENS)))
+    optimizer = ("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer
+    factor = (LORA_RATE if wish.adapt == "lora" else 1.0) * (defaults.beside_muon if optimizer == "muon" else 1.0)
     return TrainingConfig.of(
         wish,
-        optimizer=("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer,
-        rate=wish.rate if wish.rate is not None else defaults.rate * (LORA_RATE if wish.adapt == "lora" else 1),
+        optimizer=optimizer,
+        rate=wish.rate if wish.rate is not None else defaults.rate * factor,
         batch_rows=step_rows,
         accumulate=wish.accumulate if wish.accumulate is not None else parts,
         context_length=context,

@@ -28,7 +28,7 @@ SLIPS = {
         ("self.segment.weight[0] if", "0 if not"),
     ],
     "Sinusoidal positions": [("-(torch", "(torch"), ("angles.sin(), angles.cos()", "angles.cos(), angles.sin()")],
-    "Rotary positions": [("-second", "second"), ("(-second, first)", "(-first, second)")],
+    "Rotary positions": [("value=-1", "value=1"), ("addcmul_(first, sines)", "addcmul_(second, sines)")],
     "Relative positions": [("(buckets - exact)", "buckets"), ("exact + steps", "steps")],
     "Attention": [
         ("weights @ value", "weights @ key"),
@@ -44,7 +44,11 @@ SLIPS = {
         ("self.activation(self.gate(x)) * self.up(x)", "self.gate(x) * self.activation(self.up(x))"),
     ],
     "Normalisation": [("self.weight.to(x.dtype)", "None"), ('== "rms"', '!= "rms"')],
-    "Residuals": [("return x + added if", "return added if"), ("part(norm(x)) if", "part(x) if"), ("norm(x + added)", "x + added")],
+    "Residuals": [
+        ("return x + added if", "return added if"),
+        ("part(narrowed(norm(x))) if", "part(narrowed(x)) if"),
+        ("norm(x + added)", "x + added"),
+    ],
     "The plain network": [
         (".tanh()", ".sigmoid()"),
         ("given, state[0]", "given * 0, state[0]"),

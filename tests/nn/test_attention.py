@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from danlu.base.errors import ConfigError
-from danlu.nn.attention import Attention, AttentionConfig, Look
+from danlu.nn.attention import Attention, AttentionConfig, Look, at_once, whole_attention
 from danlu.nn.norm import NormConfig
 
 T, E, D = 7, 6, 10
@@ -65,3 +65,22 @@ def test_attention_is_its_definition(heads: int, kv_heads: int, extras: bool, ma
 def test_heads_that_do_not_fit_are_refused(heads: int, kv_heads: int, head_dim: int) -> None:
     with pytest.raises(ConfigError, match=r"attention(\.\w+)? came"):
         AttentionConfig(num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_all_scores_at_once_are_what_torch_computes_in_blocks(causal: bool, scale: float | None) -> None:
+    """In training in half precision; what is compared is computed in float32."""
+    torch.manual_seed(0)
+    half = [torch.randn(2, 33, 3, 8, dtype=torch.bfloat16).transpose(1, 2).requires_grad_() for _ in range(3)]
+    full = [x.detach().float().requires_grad_() for x in half]
+    assert at_once(half[0], half[1]) and not at_once(full[0], full[1])
+    found, back = whole_attention(*half, causal, scale), torch.randn(2, 3, 33, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(*full, is_causal=causal, scale=scale)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    found.backward(back.to(torch.bfloat16))
+    expected.backward(back)
+    for one, other in zip(half, full, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, atol=0.08, rtol=0.08)
+    with torch.no_grad():
+        assert not at_once(half[0].detach(), half[1])

@@ -72,3 +72,10 @@ def test_scaled_frequencies_equal_those_of_transformers(scaling: dict[str, Any],
 def test_unknown_and_incomplete_scalings_are_refused(field: str, changed: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=field):
         RotaryConfig(scaling=LLAMA3 | changed)
+
+
+def test_the_way_back_through_a_turn_is_that_of_autograd() -> None:
+    rotary = Rotary(RotaryConfig(), 8, 16)
+    x = torch.randn(2, 3, 16, 8, dtype=torch.float64, requires_grad=True)
+    cosines, sines = (each.double() for each in rotary(16, torch.float32))
+    assert torch.autograd.gradcheck(lambda given: rotate(given, (cosines, sines)), x)
