@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.base.errors import CheckpointError
 from danlu.base.run import Run
 from danlu.base.storage import write_whole
 from danlu.reports.curve import Curve, draw_legend, draw_svg
@@ -107,10 +108,9 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _manifest(run: Run) -> dict[str, Any]:
     try:
-        manifest = run.manifest
-    except (OSError, ValueError):
+        return run.manifest
+    except CheckpointError:
         return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def _settings(run: Run, manifest: dict[str, Any]) -> dict[str, Any]:

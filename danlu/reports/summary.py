@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.base.errors import CheckpointError
 from danlu.base.run import FORMAT, Run
 from danlu.reports.curve import Curve, Point, draw_svg
 
@@ -154,7 +155,7 @@ def _read(run: Run, name: str, faults: list[str]) -> dict[str, Any]:
         content = run.config if name == "config.json" else run.manifest
     except FileNotFoundError:
         faults.append(f"{name} is missing")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, CheckpointError) as error:
         faults.append(f"{name}: {getattr(error, 'strerror', None) or 'cannot be read'}")
     else:
         if isinstance(content, dict) and content.get("format") == FORMAT:
