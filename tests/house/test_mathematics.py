@@ -49,10 +49,6 @@ SLIPS = {
         ("part(narrowed(norm(x))) if", "part(narrowed(x)) if"),
         ("norm(x + added)", "x + added"),
     ],
-        ("return x + added if", "return added if"),
-        ("part(narrowed(norm(x))) if", "part(narrowed(x)) if"),
-        ("norm(x + added)", "x + added"),
-    ],
     "The plain network": [
         (".tanh()", ".sigmoid()"),
         ("given, state[0]", "given * 0, state[0]"),
