@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 IGNORED = -100  # a target that does not count
 
 CHUNK_LOGITS = 2**26  # logits held at once: 256 MiB in float32
+CACHED_LOGITS = 2**19  # logits worked on at once: 2 MiB in float32
 
 
 def token_loss(
@@ -36,8 +38,41 @@ def token_loss(
 
 
 def _summed_nats(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    scores = logits_of(hidden).float()
-    return F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+    return _Nats.apply(logits_of(hidden), targets, smoothing)  # type: ignore[no-any-return]
+
+
+class _Nats(torch.autograd.Function):
+    """Cross-entropy with its gradient in one walk over the logits, a part at a time that the processor's cache holds.
+
+    torch's own passes over all logits a dozen times, in float32, and keeps them twice.
+    """
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        gradient = torch.empty_like(logits) if context.needs_input_grad[0] else None
+        total, rows = logits.new_zeros((), dtype=torch.float32), max(1, CACHED_LOGITS // logits.shape[1])
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
+            shares, asked = logits[part].float().log_softmax(-1), targets[part] != IGNORED
+            wanted = targets[part].clamp(min=0)[:, None]
+            nats = -(1 - smoothing) * shares.gather(1, wanted)[:, 0]
+            if smoothing:
+                nats -= smoothing * shares.mean(-1)
+            total += nats[asked].sum()
+            if gradient is not None:
+                shares.exp_()
+                if smoothing:
+                    shares -= smoothing / logits.shape[1]
+                shares.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=shares.dtype))
+                if not asked.all():
+                    shares[~asked] = 0
+                gradient[part] = shares
+        context.gradient = gradient
+        return total
+
+    @staticmethod
+    def backward(context: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return context.gradient.mul_(scale), None, None
 
 
 def span_loss(scores: Tensor, spans: Tensor, visible: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ SLIPS = {
     "Relative positions": [("(buckets - exact)", "buckets"), ("exact + steps", "steps")],
     "Attention": [
         ("weights @ value", "weights @ key"),
-        ("query, key, value", "query, key, key"),
+        ("query, key, value, attn", "query, key, key, attn"),
         ("is_causal=causal", "is_causal=False"),
         ("scale=self.scale", "scale=1.0"),
         ("math.sqrt(query.shape[3])", "query.shape[3]"),
@@ -63,8 +63,8 @@ SLIPS = {
         ("show.sigmoid() * c.tanh()", "show.sigmoid() * c"),
     ],
     "Logits and cross-entropy": [
-        ("return F", "return -F"),
-        ("targets, ignore_index=IGNORED", "targets.clamp(min=0)"),
+        ("nats = -(1", "nats = (1"),
+        ("!= IGNORED", "!= 0"),
         ("(hidden, self.", "(-hidden, self."),
     ],
     "Perplexity and bits per byte": [("math.log(2)", "math.log(10)"), ("math.exp(", "2 ** (")],

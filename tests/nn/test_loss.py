@@ -64,3 +64,19 @@ def test_where_nothing_is_asked_nothing_is_lost() -> None:
     loss.backward()
     assert float(loss.detach()) == 0
     assert hidden.grad is not None and not hidden.grad.any()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_and_gradient_are_those_of_torch(smoothing: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("danlu.nn.loss.CACHED_LOGITS", 5 * 11)  # several parts, the last a small one
+    torch.manual_seed(0)
+    logits, targets = (4 * torch.randn(1, 23, 11)).to(dtype).requires_grad_(), torch.randint(11, (1, 23))
+    targets[0, ::4] = IGNORED
+    found = token_loss(lambda rows: rows, logits, targets, 11, smoothing)
+    expected = torch.nn.functional.cross_entropy(
+        logits[0].float(), targets[0], ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    [own], [theirs] = torch.autograd.grad(3 * found, logits), torch.autograd.grad(3 * expected, logits)
+    torch.testing.assert_close(own, theirs, rtol=1e-5 if dtype == torch.float32 else 0.02, atol=1e-6)
