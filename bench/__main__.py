@@ -1,6 +1,8 @@
-"""Every figure of the README, measured here and now, one JSON object a line; a few minutes. Run nothing else meanwhile.
+"""The figures of the README, measured here and now, one JSON object a line; half an hour. Run nothing else meanwhile.
 
-python -m bench [prepare|train|serve|embed|start ...]
+python -m bench [NAME ...]
+
+Apart, since they want something: bench.finetune (files of reviews), nanoGPT in bench.loss_in_time (a clone of it).
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("prepare", "train", "serve", "embed", "start")
+SCRIPTS = ("prepare", "train", "steps", "loss_in_time", "masked", "checkpoint", "load", "serve", "embed", "start")
 
 
 def main() -> int:

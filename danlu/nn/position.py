@@ -67,12 +67,15 @@ class Rotary(nn.Module):
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn every pair of channels of x (B, H, T, E) by its position's angle, in the numbers that x comes in."""
-    cosines, sines = (half.chunk(2, dim=-1)[0].to(x.dtype) for half in rotation)
-    return _Turn.apply(x, cosines, sines)  # type: ignore[no-any-return]
+    cosines, sines = (each.to(x.dtype) for each in rotation)
+    if x.requires_grad:
+        return _Turn.apply(x, *(each.chunk(2, dim=-1)[0] for each in (cosines, sines)))  # type: ignore[no-any-return]
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-second, first), dim=-1) * sines
 
 
 class _Turn(torch.autograd.Function):
-    """By hand, since autograd would keep and pass over several times as much: the way back is the turn by the negative angle."""
+    """The same by hand, since autograd would keep and pass over several times as much: the way back is the turn by the negative angle."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

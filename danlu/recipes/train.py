@@ -135,16 +135,14 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
     set_habits(module, dropout=config.dropout, recompute=config.recompute)
     if config.patience and lesson.held_out is None:
         raise ConfigError("--patience came, but nothing is held out to measure on; prepare the data with a larger --validation")
-    seconds = read_seconds(wish.budget) if wish.budget else None
-    passes = wish.epochs if wish.epochs is not None else 3 if lesson.answers else 1
-    one_pass = lesson.objective.steps_an_epoch
-    extent = Extent(steps=None if seconds else wish.steps or max(1, round(passes * one_pass)), seconds=seconds)
+    extent = _extent(wish, lesson)
     chosen, why = choose_precision(wish.precision, device)
     threads = torch.get_num_threads()
-    progress = Progress(precision=chosen, processes=team.size, threads=threads, seconds=time.perf_counter() - began if seconds else 0.0)
+    progress = Progress(precision=chosen, processes=team.size, threads=threads, seconds=time.perf_counter() - began if wish.budget else 0.0)
     checkpoint = run.newest_checkpoint()
-    precision = read_progress(checkpoint).precision if checkpoint is not None else chosen  # what was chosen once stays
-    optimizers = make_optimizers(module, config, precision)
+    if checkpoint is not None and read_progress(checkpoint).precision != chosen:
+        chosen, why = read_progress(checkpoint).precision, "as the run began"
+    optimizers = make_optimizers(module, config, chosen)
     average = Average(module, config.average) if config.average else None
     if checkpoint is not None:
         if run.manifest.get("data_fingerprint") != lesson.fingerprint:
@@ -205,6 +203,16 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         if team.leads:
             _tell(result, watch)
     return result
+
+
+def _extent(wish: Options, lesson: Lesson) -> Extent:
+    """How long to train: as asked, or once through a text, three times through examples."""
+    if wish.budget is not None:
+        return Extent(seconds=read_seconds(wish.budget))
+    if wish.steps is not None:
+        return Extent(steps=wish.steps)
+    epochs = wish.epochs if wish.epochs is not None else 3 if lesson.answers else 1
+    return Extent(steps=max(1, round(epochs * lesson.objective.steps_an_epoch)))
 
 
 def _same_run(run: Run, settings: dict[str, Any]) -> Run:

@@ -66,7 +66,8 @@ class Options:
     clip: float | None = option(None, "largest norm of all gradients together")
     average: float = option(0.0, "decay of an average of the weights, such as 0.99, that is taken away in their stead; 0: none")
     patience: int | None = option(
-        None, "stop after so many measurements on what was held out without a better one, and take the best weights away"
+        None,
+        "measure the loss on what was held out at each checkpoint, stop after so many without a better one, and take the best weights away",
     )
     batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples")
     accumulate: int | None = option(None, "parts that a step's rows are computed in, one after the other, to save memory")
@@ -86,6 +87,8 @@ class Options:
         object.__setattr__(self, "data", tuple(str(source) for source in named))
         if sum(value is not None for value in (self.steps, self.budget, self.epochs)) > 1:
             raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
+        if self.epochs is not None:
+            _check("epochs", self.epochs, "a positive number", lambda value: 0 < value < math.inf)
         if self.context_length is not None and self.context_length < 1:
             raise ConfigError(f"--context-length came as {self.context_length}; expected a positive number of tokens")
         if not ADAPTATION.fullmatch(self.adapt):

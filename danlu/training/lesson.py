@@ -70,6 +70,8 @@ def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, Trai
         return _teach_text(start, wish, folder)
     if wish.task not in TASKS:
         raise ConfigError(f"--task came as {wish.task!r}; expected text, {', '.join(TASKS)}")
+    if wish.within_documents or wish.whole_words or any(weight != 1 for _, weight in read_sources(wish.data)):
+        raise ConfigError(f"--within-documents, --whole-words and weights of --data are for text; --task {wish.task} learns from rows")
     return _teach_examples(start, wish, TASKS[wish.task])
 
 
@@ -240,6 +242,12 @@ def _from_windows(loaded: Loaded, windows: Callable[[int], Batches | Mixture], c
     """What the family learns from text; `windows` gives them in a length."""
     tokenizer, model = loaded.tokenizer, loaded.config
     assert tokenizer is not None
+    if wish.within_documents and not (loaded.family.packs and loaded.family.pretraining == "next-token"):
+        raise ConfigError(
+            f"--within-documents is for families that foretell tokens and read several texts in a row; {loaded.name} does not"
+        )
+    if wish.whole_words and loaded.family.pretraining != "masked-words":
+        raise ConfigError(f"--whole-words is for families that learn hidden words; {loaded.name} does not")
     if loaded.family.pretraining == "masked-words":
         if tokenizer.mask_id is None or tokenizer.cls_id is None or tokenizer.sep_id is None:
             raise ConfigError(
@@ -268,7 +276,5 @@ def _from_windows(loaded: Loaded, windows: Callable[[int], Batches | Mixture], c
             start_id=model.start_id,
             seed=wish.seed,
         )
-    if wish.within_documents and not loaded.family.packs:
-        raise ConfigError(f"--within-documents is for families that read several texts in a row; {loaded.name} does not")
     separator = tokenizer.end_of_text_id if wish.within_documents else None
     return NextToken(batches=windows(config.context_length), smoothing=config.label_smoothing, separator_id=separator)

@@ -28,7 +28,7 @@ SLIPS = {
         ("self.segment.weight[0] if", "0 if not"),
     ],
     "Sinusoidal positions": [("-(torch", "(torch"), ("angles.sin(), angles.cos()", "angles.cos(), angles.sin()")],
-    "Rotary positions": [("value=-1", "value=1"), ("addcmul_(first, sines)", "addcmul_(second, sines)")],
+    "Rotary positions": [("-second", "second"), ("(-second, first)", "(-first, second)")],
     "Relative positions": [("(buckets - exact)", "buckets"), ("exact + steps", "steps")],
     "Attention": [
         ("weights @ value", "weights @ key"),

@@ -78,4 +78,5 @@ def test_the_way_back_through_a_turn_is_that_of_autograd() -> None:
     rotary = Rotary(RotaryConfig(), 8, 16)
     x = torch.randn(2, 3, 16, 8, dtype=torch.float64, requires_grad=True)
     cosines, sines = (each.double() for each in rotary(16, torch.float32))
+    torch.testing.assert_close(rotate(x, (cosines, sines)), rotate(x.detach(), (cosines, sines)))
     assert torch.autograd.gradcheck(lambda given: rotate(given, (cosines, sines)), x)
