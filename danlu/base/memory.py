@@ -6,11 +6,16 @@ from pathlib import Path
 
 import psutil
 
-LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container may allow less than the machine has
+GROUP = Path("/sys/fs/cgroup")  # a container may allow less than the machine has
 
 
 def memory() -> tuple[int, int]:
     """Bytes that can still be had, and bytes in all."""
     found = psutil.virtual_memory()
-    total = min(found.total, int(LIMIT.read_text())) if LIMIT.is_file() and LIMIT.read_text().strip().isdigit() else found.total
-    return min(found.available, total), total
+    try:
+        limit, used = int((GROUP / "memory.max").read_text()), int((GROUP / "memory.current").read_text())
+        counted = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        used -= int(counted["inactive_file"])  # files' pages, which give way
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
+        return found.available, found.total
+    return max(0, min(found.available, limit - used)), min(found.total, limit)

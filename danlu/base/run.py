@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Run:
         if run.exists():
             if run.manifest_file.exists():
                 raise ConfigError(f"{run.folder} is there already; go on with --resume, or choose another --name")
-            if run.config != {"format": FORMAT, **config}:  # the same command again goes on with the data that it prepared
+            # The same command again goes on with the data that it prepared.
+            if run.config != json.loads(_json({"format": FORMAT, **config})):
                 _remove_whole(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         write_whole(run.folder / "config.json", _json({"format": FORMAT, **config}))
@@ -85,14 +86,9 @@ class Run:
         with suppress(OSError), self._metrics.open("ab", buffering=0) as file:  # training outlives a full disk
             self._waiting = self._waiting[file.write(self._waiting) :]
 
-    def metrics(self) -> Iterator[dict[str, Any]]:
-        """Rows of metrics.jsonl; a last line that a kill cut short is left out."""
-        if self._metrics.is_file():
-            for line in self._metrics.read_text().splitlines():
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl that can be read."""
+        return self.read_metrics()[0]
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], str | None]:
         """All rows of metrics.jsonl that can be read, and what is wrong with the rest; a last line cut short by a kill is no fault."""

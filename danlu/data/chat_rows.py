@@ -18,14 +18,15 @@ SHOWN = 40  # characters of a conversation in a message
 
 def encode_conversations(
     examples: Sequence[ChatExample], tokenizer: Tokenizer, max_tokens: int, truncate: bool = False
-) -> tuple[list[Row], int, list[str]]:
-    """Conversations as rows for a model that reads `max_tokens` at once, how many were cut, and why the template refused others.
+) -> tuple[list[Row], int, list[str], int]:
+    """Conversations as rows for a model that reads `max_tokens` at once; how many were cut, why the template refused others, and how many
+    gave no row, since no answer stands before the cut.
 
     A row's target is the token after each, where that is the assistant's; its ids are those that serving makes. What lies behind the
     cut is left out.
     Raises: DataError if a conversation is longer and must not be cut.
     """
-    rows, cut, refused = list[Row](), 0, list[str]()
+    rows, cut, refused, emptied = list[Row](), 0, list[str](), 0
     for example in examples:
         begins = f"the conversation that begins {example.messages[0][1][:SHOWN]!r}"
         try:
@@ -39,8 +40,10 @@ def encode_conversations(
                 f"{begins} is {longest} tokens long and the model reads {max_tokens}; shorten it, or cut all such with --truncate"
             )
         cut += longest > max_tokens
-        rows += [row for row in (_row(ids, counts, max_tokens) for ids, counts in found) if (row.target != IGNORED).any()]
-    return rows, cut, refused
+        asking = [row for row in (_row(ids, counts, max_tokens) for ids, counts in found) if (row.target != IGNORED).any()]
+        emptied += not asking
+        rows += asking
+    return rows, cut, refused, emptied
 
 
 def _row(ids: list[int], counts: list[bool], max_tokens: int) -> Row:

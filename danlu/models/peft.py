@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False, None), "lora_bias": (False, None), "layer_replication": (None,),
     "target_parameters": (None, []), "trainable_token_indices": (None, [], {}), "use_bdlora": (False, None), "use_qalora": (False, None),
     "alora_invocation_tokens": (None, []), "arrow_config": (None,),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),  # others change the base's own matrices
 }  # fmt: skip
 
 
@@ -216,7 +218,11 @@ def _target(name: str, names: Names) -> str:
 
 def _alpha(settings: Mapping[str, Any], name: str) -> float:
     for pattern, alpha in (settings.get("alpha_pattern") or {}).items():
-        if f".{name}".endswith(f".{pattern}"):
+        try:
+            found = re.match(rf"(.*\.)?({pattern})$", name)  # as peft looks for it
+        except re.error as error:
+            raise CheckpointError(f"{CONFIG}: alpha_pattern came with {pattern!r}, which is no regular expression ({error})") from None
+        if found:
             return float(alpha)
     return float(settings["lora_alpha"])
 

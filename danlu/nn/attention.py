@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from danlu.base.errors import ConfigError
 from danlu.nn.norm import NormConfig, make_norm
@@ -155,7 +156,8 @@ class Attention(nn.Module):
             self.watched.append(weights)
             return weights @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
         if mask is None and causal == self.config.causal and at_once(query, key):
-            return whole_attention(query, key, value, causal, self.scale)
+            with record_function("danlu::attention"):
+                return whole_attention(query, key, value, causal, self.scale)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=self.grouped
         )

@@ -67,12 +67,14 @@ class _Nats(torch.autograd.Function):
                 if not asked.all():
                     shares[~asked] = 0
                 gradient[part] = shares
-        context.gradient = gradient
+        if gradient is not None:
+            context.save_for_backward(gradient)  # so that checkpoint, where parts are many, drops it
         return total
 
     @staticmethod
     def backward(context: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return context.gradient.mul_(scale), None, None
+        (gradient,) = context.saved_tensors
+        return (gradient if scale == 1 else gradient * scale), None, None
 
 
 def span_loss(scores: Tensor, spans: Tensor, visible: Tensor) -> Tensor:

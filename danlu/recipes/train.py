@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json as encoder
+import math
 import platform
+import statistics
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -92,7 +94,7 @@ def train(
     name
         The run's name; by default the start, the date and the time.
     checkpoint_every
-        Steps between checkpoints; by default ten in a run, at least 30 s apart in a run with a budget.
+        Steps between checkpoints; by default a tenth of the run, and at least 30 s.
     resume
         Go on with the run of this name (or `danlu train RUN --resume`) from its newest whole checkpoint.
     threads
@@ -104,12 +106,16 @@ def train(
     """
     began = time.perf_counter()
     set_threads(threads)
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ConfigError(f"--checkpoint-every came as {checkpoint_every}; expected a positive number of steps")
     begin, runs = str(start), Path(runs)
     wish, team = Options(**options), Team()
     if resume and name is None and Run(Path(begin)).exists():
         run = Run.open(Path(begin))
         begin, before = run.config["start"], Options(**{key: run.config[key] for key in OPTIONS if key in run.config})
         extent = {key: getattr(wish, key) for key in EXTENT}
+        others = {key: value for key in OPTIONS if (value := getattr(wish, key)) != getattr(Options(), key)}
+        _same_run(run, others)
         wish = replace(before, **extent) if any(value is not None for value in extent.values()) else before
     else:
         if not wish.data:
@@ -150,8 +156,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         restore(loaded, checkpoint)
         progress = load_training_state(checkpoint, module, optimizers, average)
     before, progress.processes, progress.threads = (progress.processes, progress.threads), team.size, threads
-    if team.rank:
-        torch.manual_seed(hash((wish.seed, progress.step, team.rank)))  # every process drops other numbers
+    team.draw_apart(wish.seed, progress.step)
     first = Progress(**vars(progress))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     learning = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -181,9 +186,10 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         trained_seconds = progress.seconds - first.seconds
         measured = _validate(loaded, lesson, config, progress) if team.leads else {}
         if measured:
-            run.log(kind="evaluation", step=progress.step, **{name: value for name, value in measured.items() if name.startswith("val_")})
+            found = {name: value for name, value in measured.items() if name.startswith("val_")}
+            run.log(kind="evaluation", step=session.final_step, final=True, **found)
             run.write_evaluation("loss", measured)
-            watch.curve("val_loss_nats", measured["val_loss_nats"], progress.step)
+            watch.curve("val_loss_nats", measured["val_loss_nats"], session.final_step)
         result = Trained(
             run=str(run.folder),
             model=str(run.final),
@@ -192,7 +198,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             tokens=progress.tokens,
             wall_seconds=round(time.perf_counter() - began, 2),
             train_tokens_per_second=round((progress.tokens - first.tokens) / trained_seconds, 1) if progress.step > first.step else 0.0,
-            train_loss_nats=sum(session.losses[-20:]) / max(len(session.losses[-20:]), 1),
+            train_loss_nats=statistics.fmean(progress.health.recent or [math.nan]),  # of the last twenty steps
             val_loss_nats=measured.get("val_loss_nats"),
             val_bits_per_byte=measured.get("val_bits_per_byte"),
             val_accuracy=measured.get("val_accuracy"),

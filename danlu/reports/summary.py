@@ -145,7 +145,7 @@ def _reached_end(run: Run, rows: Sequence[dict[str, Any]], last: dict[str, Any],
     """Whether final/ is of this run's last step: a finished run that went on and was interrupted still has an older one."""
     settings = manifest.get("settings")
     asked = _number(settings.get("steps")) if isinstance(settings, dict) else None
-    if rows and rows[-1].get("kind") == "evaluation":
+    if rows and rows[-1].get("kind") == "evaluation" and rows[-1].get("final", True):
         return True
     return last.get("step", 0) >= asked if asked else run.final_at >= run.touched_at - 1
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from danlu.base.errors import ConfigError
 from danlu.models.adapters import add_lora, base_digest
-from danlu.models.loading import Loaded
-from danlu.models.peft import Adapter
+from danlu.models.loading import Loaded, locate
+from danlu.models.peft import Adapter, is_adapter
 from danlu.nn.lora import adapted, is_added
 from danlu.training.config import Options
 
@@ -28,6 +28,11 @@ def adapt(loaded: Loaded, wish: Options) -> Loaded:
         return loaded
     module: Any = loaded.module
     if wish.adapt == "lora":
+        if is_adapter(locate(loaded.name)):
+            raise ConfigError(
+                f"{loaded.name} is an adapter itself, and others could not tell over what a second one stands; "
+                f"write it merged first: danlu export {loaded.name} --format hf --out FOLDER"
+            )
         add_lora(module, wish.lora_rank, wish.lora_alpha)
         if not any(adapted(module)):
             raise ConfigError(f"{loaded.name} has no attention, whose matrices --adapt lora works beside; use --adapt last:N or head")

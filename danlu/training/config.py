@@ -16,6 +16,7 @@ from danlu.base.options import option
 OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "exponential", "cosine", "wsd"]
 ADAPTATION = re.compile(r"all|lora|head|last:[1-9]\d*")
+LORA = (8, 16.0)  # rank and alpha
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -39,8 +40,8 @@ class Options:
         "what of a model that is there is trained. all; lora: two thin matrices beside each of attention's and feed-forward's, all that is "
         "saved; last:N: the last N blocks, the final norm and the head; head: the head (where the embedding is the head, that)",
     )
-    lora_rank: int = option(8, "rows of lora's thin matrices")
-    lora_alpha: float = option(16.0, "what lora's matrices count: their product times this, divided by their rank")
+    lora_rank: int = option(LORA[0], "rows of lora's thin matrices")
+    lora_alpha: float = option(LORA[1], "what lora's matrices count: their product times this, divided by their rank")
     steps: int | None = option(None, "how many steps to take; or give a budget or epochs")
     budget: str | None = option(None, "how long to train: 60s, 5m, 1h, counted from the command's start")
     epochs: float | None = option(
@@ -67,7 +68,8 @@ class Options:
     average: float = option(0.0, "decay of an average of the weights, such as 0.99, that is taken away in their stead; 0: none")
     patience: int | None = option(
         None,
-        "measure the loss on what was held out at each checkpoint, stop after so many without a better one, and take the best weights away",
+        "measure what was held out ten times in a run (or at each --checkpoint-every), stop after so many times without a better loss, "
+        "and take the best weights away",
     )
     batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples")
     accumulate: int | None = option(None, "parts that a step's rows are computed in, one after the other, to save memory")
@@ -89,6 +91,16 @@ class Options:
             raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
         if self.epochs is not None:
             _check("epochs", self.epochs, "a positive number", lambda value: 0 < value < math.inf)
+        without = {
+            "--lora-rank and --lora-alpha do nothing without --adapt lora": self.adapt != "lora"
+            and (self.lora_rank, self.lora_alpha) != LORA,
+            "--truncate does nothing to a text, which is read in windows": self.task == "text" and self.truncate,
+            f"--label-smoothing does nothing to --task {self.task}": self.task in ("regress", "span") and self.label_smoothing > 0,
+            "--final-rate does nothing to --schedule constant": self.schedule == "constant" and self.final_rate is not None,
+        }
+        for told, is_so in without.items():
+            if is_so:
+                raise ConfigError(told)
         if self.context_length is not None and self.context_length < 1:
             raise ConfigError(f"--context-length came as {self.context_length}; expected a positive number of tokens")
         if not ADAPTATION.fullmatch(self.adapt):
@@ -133,6 +145,10 @@ class TrainingConfig:
     def of(cls, options: Options, **chosen: Any) -> TrainingConfig:
         """What was `chosen` in view of the model; beside it what was asked for, or the defaults."""
         asked = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(cls)}
+        for name, optimizers in (("momentum", ("sgd",)), ("weight_decay", ("adamw", "muon"))):
+            if asked[name] is not None and chosen["optimizer"] not in optimizers:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} does nothing to {chosen['optimizer']}; it is for --optimizer {' and '.join(optimizers)}")
         return cls(**{name: value for name, value in asked.items() if value is not None} | chosen)
 
     def __post_init__(self) -> None:

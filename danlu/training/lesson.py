@@ -47,16 +47,12 @@ class Lesson:
     held_out: Objective | None
     fingerprint: str
     texts: tuple[Prepared, ...] = ()
+    grades: bool = False  # whether an answer as a whole is right or wrong; a text is neither
 
     @property
     def answers(self) -> bool:
         """Whether examples' answers are learnt, not a text."""
         return not self.texts
-
-    @property
-    def grades(self) -> bool:
-        """Whether an answer as a whole is right or wrong; a text is neither."""
-        return isinstance(self.objective, FromExamples) and self.objective.kind not in TEXTS
 
 
 def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
@@ -194,7 +190,7 @@ def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Less
 
     checked = objective_of(1, False) if encoded[1][0] else None
     objective, fingerprint = objective_of(0, True, config.label_smoothing), _digest(repr(examples.records))
-    return loaded, Lesson(objective=objective, held_out=checked, fingerprint=fingerprint), config
+    return loaded, Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, grades=kind not in TEXTS), config
 
 
 def _encode(examples: Examples, tokenizer: Tokenizer, length: int, truncate: bool) -> tuple[list[Row], int]:
@@ -202,9 +198,15 @@ def _encode(examples: Examples, tokenizer: Tokenizer, length: int, truncate: boo
     if examples.kind != "chat":
         return encode_examples(examples.records, tokenizer, examples.labels, length, truncate)
     talks = [record for record in examples.records if isinstance(record, ChatExample)]
-    rows, cut, refused = encode_conversations(talks, tokenizer, length, truncate)
+    rows, cut, refused, emptied = encode_conversations(talks, tokenizer, length, truncate)
     for reason in refused[:3]:
         print(f"danlu: set aside {reason}", file=sys.stderr)
+    if refused or emptied:
+        print(
+            f"danlu: of {len(talks):,} conversations the model's chat template refuses {len(refused):,}, and {emptied:,} have no answer "
+            f"within {length} tokens; the others are learnt",
+            file=sys.stderr,
+        )
     if len(refused) > MOST_REFUSED * len(talks):
         raise DataError(f"the model's chat template takes {len(talks) - len(refused):,} of {len(talks):,} conversations only: {refused[0]}")
     return rows, cut

@@ -66,7 +66,7 @@ def train_steps(
             group["lr"] = group["peak"] * share
         loss, count, tokens = _gradients(learner, objective, config, progress, team, device)
         norm = _prepare(weights, config, team.size / max(count, 1))
-        fault = progress.health.fault(loss / max(count, 1), norm)
+        fault = progress.health.fault(loss / max(count, 1), norm, count)
         if fault is not None:
             raise Diverged(f"{fault} at step {progress.step + 1}")
         for optimizer in optimizers:

@@ -45,19 +45,19 @@ class Session:
         self.run, self.loaded, self.lesson, self.config = run, loaded, lesson, config
         self.extent, self.progress, self.watch, self.team = extent, progress, watch, team
         self.optimizers, self.average, self.beside = optimizers, average, Beside()
-        self.losses: list[float] = []
         self.profile: Profile | None = None
-        self.first = self._snapshot() if progress.step == 0 else None  # to go back to while there is no checkpoint
+        # To go back to while there is no checkpoint; the others get it from the leader.
+        self.first = self._snapshot() if progress.step == 0 and team.leads else None
         self.saved_step = progress.step if progress.step else -1
+        self.final_step = progress.step  # of the weights that are taken away
 
     def go(self, checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
         """Train to the end, then save the last checkpoint and the model to take away, which the module then holds."""
-        saved_at = sampled_at = self.extent.done(self.progress.step, self.progress.seconds)
+        saved_at = sampled_at = measured_at = self.extent.done(self.progress.step, self.progress.seconds)
         saved_time, asked = time.perf_counter(), False
 
         def after_step(report: StepReport) -> bool:
-            nonlocal saved_at, saved_time, sampled_at, asked
-            self.losses.append(report.loss_nats)
+            nonlocal saved_at, saved_time, sampled_at, measured_at, asked
             if self.average is not None:
                 self.average.follow(report.step)
             if not self.team.leads:
@@ -68,9 +68,13 @@ class Session:
             done = self.extent.done(report.step, report.wall_seconds)
             rested = time.perf_counter() - saved_time > CHECKPOINT_SECONDS and not self.beside.busy
             due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
-            if (due and done < 1) or asked:
-                if self.config.patience and due:
-                    self._measure()
+            # Measured by the share that is done alone, not by the clock: whether a run stops early must not hang on the machine.
+            tenth = report.step % checkpoint_every == 0 if checkpoint_every else int(10 * done) > int(10 * measured_at)
+            measure = self.config.patience is not None and tenth
+            if measure and done < 1:
+                measured_at = done
+                self._measure()
+            if ((due or measure) and done < 1) or asked:
                 self._save()
                 saved_at, saved_time = done, time.perf_counter()
             if done - sampled_at >= 1 / (SAMPLES + 1) and done < 1 and not asked:
@@ -119,15 +123,18 @@ class Session:
     def _end(self) -> None:
         if self.config.patience and not self._stuck:
             self._measure()
+        step = self.progress.step
         self._save()  # before evaluation, which may fail alone
         self.beside.settle()
         place = self.run.checkpoint(self.progress.best_step)
-        if self.config.patience and self.progress.best_step != self.progress.step and not place.is_dir():  # the disk was full then
+        if self.config.patience and self.progress.best_step != step and not place.is_dir():  # the disk was full then
             self.watch.say(f"danlu: the best weights, of step {self.progress.best_step:,}, could not be saved; the last are taken away")
-        elif self.config.patience and self.progress.best_step != self.progress.step:
-            self.watch.say(f"the best weights were those of step {self.progress.best_step:,}: they are taken away")
+        elif self.config.patience and self.progress.best_step != step:
+            step = self.progress.best_step
+            self.watch.say(f"the best weights were those of step {step:,}: they are taken away")
             restore(self.loaded, place)
             load_training_state(place, self.loaded.module, self.optimizers, self.average)
+        self.final_step = step
         if self.average is not None:
             self.average.exchange()
         try:
@@ -150,15 +157,18 @@ class Session:
         else:
             self.progress.worse += 1
         accuracy = {"val_accuracy": right} if self.lesson.grades else {}
-        self.run.log(kind="evaluation", step=step, val_loss_nats=loss, **accuracy)
+        self.run.log(kind="evaluation", step=step, final=False, val_loss_nats=loss, **accuracy)
         self.watch.curve("val_loss_nats", loss, step)
 
     def _go_back(self, fault: Diverged) -> None:
         """Once, to the last good checkpoint with a smaller rate. Raises: Diverged the second time, with an explanation."""
         if self.progress.rate_share < 1:
+            kept = self.run.newest_checkpoint()
+            whence = f"begin a new run from its last checkpoint, {kept}," if kept else "begin another"
+            other = "--optimizer adamw, " if self.config.optimizer == "muon" else ""
             raise Diverged(
-                f"{fault}, though the run had gone back once and halved its rate; its last checkpoint is whole: begin a new run from it "
-                f"with a --rate below {self.config.rate * self.progress.rate_share:g}, a smaller --clip than {self.config.clip:g}, or "
+                f"{fault}, though the run had gone back once and halved its rate; {whence} with {other}"
+                f"a --rate below {self.config.rate * self.progress.rate_share:g}, a smaller --clip than {self.config.clip:g}, or "
                 "other data around that step"
             )
         if self.team.leads:
@@ -167,19 +177,29 @@ class Session:
         if place is not None:
             restore(self.loaded, place)
             before = load_training_state(place, module, self.optimizers, self.average)
-        elif self.first is not None:
-            before = self.first.restore(module, self.optimizers, self.average)
         else:
-            raise fault
+            before = self._begin_again()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         before.rate_share, before.seconds = SMALLER_RATE, self.progress.seconds
+        before.processes, before.threads = self.progress.processes, self.progress.threads
+        self.team.draw_apart(torch.initial_seed(), before.step)
         for field in fields(Progress):
             setattr(self.progress, field.name, getattr(before, field.name))
         if self.team.leads:
             self.run.forget_after(self.progress.step)
             self.run.log(kind="setback", step=self.progress.step, reason=str(fault), rate_share=SMALLER_RATE)
             self.watch.say(f"{fault}: back to step {self.progress.step:,}, with {SMALLER_RATE:g} of the rate")
+
+    def _begin_again(self) -> Progress:
+        """The first weights, in every process."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        before = Progress(precision=self.progress.precision)
+        if self.first is not None:
+            before = self.first.restore(self.loaded.module, self.optimizers, self.average)
+        self.team.share(self.loaded.module)
+        return before
 
     def _left_off(self) -> str:
         going_on = f"go on with: danlu train {self.run.folder} --resume"

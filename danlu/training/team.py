@@ -20,7 +20,9 @@ class Team:
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
     def leave(self) -> None:
         """Part from the others; a process that ends without it may abort in one of their threads."""
@@ -56,6 +58,17 @@ class Team:
         sums = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(sums)
         return sums.tolist()  # type: ignore[no-any-return]
+
+    def share(self, module: nn.Module) -> None:
+        """Give every process the leader's weights."""
+        if self.size > 1:
+            for weight in module.parameters():
+                distributed.broadcast(weight.data, src=0)
+
+    def draw_apart(self, seed: int, step: int) -> None:
+        """Let every process but the leader draw numbers of its own, for dropout, from this step on."""
+        if self.rank:
+            torch.manual_seed(hash((seed, step, self.rank)))
 
     def learner(self, module: nn.Module, objective: Objective) -> Learner:
         """What computes losses; backward() leaves in every process the mean of all processes' gradients."""

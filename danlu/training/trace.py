@@ -12,8 +12,8 @@ REST = "everything else"
 # The first that an operation, or one that it is part of, belongs to.
 BEFORE_ALL = {"data": (BATCH,), "optimizer": ("Optimizer.", "aten::_foreach_", "aten::_fused_adam", "aten::_fused_sgd")}
 KINDS = {
-    "attention": ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product"),
-    "cross-entropy": ("aten::cross_entropy", "aten::log_softmax", "aten::_log_softmax", "aten::nll_loss"),
+    "attention": ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product", "danlu::attention"),
+    "cross-entropy": ("aten::cross_entropy", "aten::log_softmax", "aten::_log_softmax", "aten::nll_loss", "_Nats"),
     "normalisation": ("aten::rms_norm", "aten::_fused_rms_norm", "aten::layer_norm", "aten::native_layer_norm"),
 }
 COPIES = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::contiguous", "aten::clone", "aten::cat", "aten::stack")
@@ -63,6 +63,7 @@ class _Span:
     end: float
     sequence: int | None
     own: float  # microseconds in it and in nothing that it calls
+    event: Mapping[str, Any]
     parent: _Span | None = None
 
 
@@ -78,18 +79,17 @@ def read_shares(events: Sequence[Mapping[str, Any]], steps: int) -> Shares:
     spans = [span for tid in threads for span in _nest([event for event in within if event["tid"] == tid])]
     forward = {span.sequence: span for span in spans if span.sequence is not None and _node_of(span) is None}
     kinds, rest = dict.fromkeys(SHARES, 0.0), defaultdict[str, float](float)
+    products: Counter[Product] = Counter()
     for span in spans:
-        kind = _kind_of(span)
-        if kind is None and (node := _node_of(span)) is not None and node.sequence in forward:
-            kind = _kind_of(forward[node.sequence])  # the way back belongs to what it is the way back of
+        kind, node = _kind_of(span), _node_of(span)
+        if node is not None and node.sequence in forward:  # the way back belongs to what it is the way back of
+            there = _kind_of(forward[node.sequence])
+            kind = there if kind is None or there in KINDS else kind
+        if kind == "products" and span.name in MEASURED:
+            products[_product(span.event)] += 1
         kinds[kind or REST] += span.own
         if kind is None:
             rest["Python" if span.name.startswith(STEP) else span.name.removeprefix(f"{BACKWARD}: ")] += span.own
-    optimizing = [(span.start, span.end) for span in spans if _starts(span.name, BEFORE_ALL["optimizer"])]
-    products: Counter[Product] = Counter()
-    for event in within:
-        if event["name"] in MEASURED and not any(start <= event["ts"] < end for start, end in optimizing):
-            products[_product(event)] += 1
     return Shares(steps=len(marks), kinds=kinds, rest=dict(rest), products=dict(products))
 
 
@@ -99,7 +99,7 @@ def _nest(events: Sequence[Mapping[str, Any]]) -> list[_Span]:
     opened: list[_Span] = []
     for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
         sequence = event.get("args", {}).get("Sequence number")
-        span = _Span(event["name"], event["ts"], event["ts"] + event["dur"], sequence, event["dur"])
+        span = _Span(event["name"], event["ts"], event["ts"] + event["dur"], sequence, event["dur"], event)
         while opened and opened[-1].end <= span.start:
             opened.pop()
         if opened:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,17 @@ def test_loss_and_gradient_are_those_of_torch(smoothing: float, dtype: torch.dty
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     [own], [theirs] = torch.autograd.grad(3 * found, logits), torch.autograd.grad(3 * expected, logits)
     torch.testing.assert_close(own, theirs, rtol=1e-5 if dtype == torch.float32 else 0.02, atol=1e-6)
+
+
+def test_what_is_kept_for_the_way_back_is_no_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, words = 64, 257  # an odd number, so that no other tensor has as many columns
+    monkeypatch.setattr("danlu.nn.loss.CHUNK_LOGITS", 8 * words)
+    weight, hidden = torch.randn(words, 16, requires_grad=True), torch.randn(1, rows, 16)
+    loss = token_loss(lambda part: part @ weight.t(), hidden, torch.zeros(1, rows, dtype=torch.long), words)
+    gc.collect()
+    held = sum(one.numel() for one in gc.get_objects() if type(one) is Tensor and one.dim() == 2 and one.shape[1] == words)
+    assert held <= 8 * words
+    whole = torch.nn.functional.cross_entropy((hidden[0] @ weight.t()), torch.zeros(rows, dtype=torch.long), reduction="sum")
+    [expected] = torch.autograd.grad(whole, weight)
+    for _ in range(2):  # the way back may be gone twice
+        torch.testing.assert_close(torch.autograd.grad(3 * loss, weight, retain_graph=True)[0], 3 * expected, rtol=1e-4, atol=1e-4)

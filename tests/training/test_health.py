@@ -15,15 +15,15 @@ from danlu.training.health import WINDOW, Health
 from danlu.training.loop import Diverged
 
 
-def first_fault(losses: list[float]) -> int | None:
+def first_fault(losses: list[float], answers: int = 4096) -> int | None:
     health = Health()
-    return next((number for number, loss in enumerate(losses) if health.fault(loss, 1.0)), None)
+    return next((number for number, loss in enumerate(losses) if health.fault(loss, 1.0, answers)), None)
 
 
 def test_numbers_that_are_none_are_seen_at_once() -> None:
     assert first_fault([3.0, math.nan]) == 1
     assert first_fault([math.inf]) == 0
-    assert Health().fault(3.0, math.nan)
+    assert Health().fault(3.0, math.nan, 1)
 
 
 def test_leaps_and_rises_are_seen_and_noise_is_not() -> None:
@@ -34,6 +34,9 @@ def test_leaps_and_rises_are_seen_and_noise_is_not() -> None:
     rising = [*falling, *(falling[-1] + 0.1 * step for step in range(60))]
     assert 400 < (first_fault(rising) or 0) < 400 + 2 * WINDOW
     assert first_fault([0.01] * 30 + [0.3] * 10) is None  # small in nats, as at the end of fine-tuning
+    few = [0.7] * 20 + [0.05] * 30
+    assert first_fault([*few, 6.0, 0.05, 4.0, *few[20:]], answers=2) is None  # two answers may both be wrong
+    assert first_fault([*few, *[40.0] * 20], answers=2) is not None
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +101,12 @@ def test_the_average_is_that_of_the_formula() -> None:
 def test_training_stops_when_nothing_gets_better_and_takes_the_best_away(text: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"steps": 400, "context_length": 16, "batch_rows": 2}
     made = danlu.train("gpt/nano", data=text, runs=tmp_path, name="a", patience=2, checkpoint_every=10, rate=2e-2, **options)
-    measured = {row["step"]: row["val_loss_nats"] for row in Run(tmp_path / "a").metrics() if row.get("kind") == "evaluation"}
+    rows = [row for row in Run(tmp_path / "a").metrics() if row.get("kind") == "evaluation"]
+    measured = {row["step"]: row["val_loss_nats"] for row in rows if not row["final"]}
     assert made.steps < 400
     best = min(measured, key=measured.__getitem__)
     assert made.steps - best >= 20
+    assert rows[-1]["final"] and rows[-1]["step"] == best  # measured on the weights that are taken away
     assert made.val_loss_nats is not None and made.val_loss_nats < 1.15 * measured[best]
     with danlu.load(made.run) as model, danlu.load(str(Run(tmp_path / "a").checkpoint(best))) as at_best:
         ids = torch.tensor([[1, 2, 3, 4]])
@@ -120,3 +125,25 @@ def test_averaged_weights_are_taken_away_and_go_on_to_the_bit(text: Path, tmp_pa
     with danlu.load(whole.run) as one, danlu.load(again.run) as other, danlu.load(str(tmp_path / "gone")) as last:
         assert torch.equal(one.logits(ids), other.logits(ids))
         assert not torch.equal(one.logits(ids), last.logits(ids))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_few_and_wrong_answers_are_no_divergence(rows: int, tmp_path: Path) -> None:
+    """One label in thirty is wrong, and a step has few rows: single losses are many times the mean."""
+    lines = ["text,label"]
+    for number in range(240):
+        good = number % 2 == 0
+        said = "good" if good != (number % 30 == 7) else "bad"
+        lines.append(f"the {('green', 'old', 'high')[number % 3]} river {number % 11} is {'lovely' if good else 'awful'},{said}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    options = OPTIONS | {"steps": 160, "batch_rows": rows, "task": "classify"}
+    made = danlu.train("bert/nano", data=tmp_path / "rows.csv", runs=tmp_path, name="a", **options)
+    assert made.steps == 160
+    assert not [row for row in Run(tmp_path / "a").metrics() if row.get("kind") == "setback"]
+
+
+def test_without_checkpoints_asked_for_what_is_held_out_is_measured_ten_times(text: Path, tmp_path: Path) -> None:
+    danlu.train("gpt/nano", data=text, runs=tmp_path, name="a", patience=30, **OPTIONS)
+    rows = [row for row in Run(tmp_path / "a").metrics() if row.get("kind") == "evaluation"]
+    assert [row["step"] for row in rows if not row["final"]] == [*range(3, 30, 3), 30]
+    assert [row["final"] for row in rows] == [False] * 10 + [True]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
+from danlu.nn.attention import Attention, AttentionConfig, Look
+from danlu.nn.loss import token_loss
+from danlu.nn.norm import NormConfig, make_norm
 from danlu.training.trace import REST, STEP, Product, read_shares
 
 
@@ -52,19 +56,22 @@ def test_every_microsecond_belongs_to_one_kind() -> None:
     assert next(iter(shares.products)).flop == 2 * 4 * 8 * 2
 
 
-def test_a_real_trace_is_understood(tmp_path: Any) -> None:
-    import json
-
-    weight, x = torch.nn.Linear(64, 32), torch.ones(8, 4, 16, 64, requires_grad=True)
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+def test_a_real_trace_is_understood(numbers: torch.dtype, tmp_path: Path) -> None:
+    """Attention by torch's blocks or all scores at once, a norm, and the loss that training makes smaller."""
+    config = AttentionConfig(num_heads=4, num_kv_heads=4, head_dim=16)
+    attention, norm, words = Attention(config, 64, NormConfig()), make_norm(NormConfig(), 64), torch.nn.Linear(64, 32, bias=False)
+    x, targets = torch.randn(2, 48, 64, requires_grad=True), torch.zeros(2, 48, dtype=torch.long)
     with torch.profiler.profile(record_shapes=True) as recorded, torch.profiler.record_function(f"{STEP} 1"):
-        mixed = F.scaled_dot_product_attention(x, x, x, is_causal=True)
-        scores = weight(F.rms_norm(mixed, (64,)))
-        F.cross_entropy(scores.flatten(0, -2), torch.zeros(8 * 4 * 16, dtype=torch.long)).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=numbers == torch.bfloat16):
+            loss = token_loss(words, attention(norm(x), Look()), targets, 32)
+        loss.backward()
     recorded.export_chrome_trace(str(tmp_path / "trace.json"))
     shares = read_shares(json.loads((tmp_path / "trace.json").read_bytes())["traceEvents"], 1)
     for kind in ("products", "attention", "cross-entropy", "normalisation"):
         assert shares.kinds[kind] > 0, kind
     assert shares.kinds["optimizer"] == shares.kinds["data"] == 0
-    rows = 8 * 4 * 16
-    assert sum(count * each.flop for each, count in shares.products.items()) == 3 * 2 * rows * 64 * 32  # forward, and both ways back
-    assert "PowBackward0" not in shares.rest and "RsqrtBackward0" not in shares.rest  # the norm's
+    weights = 4 * 64 * 64 + 64 * 32  # attention's own products are not counted
+    assert sum(count * each.flop for each, count in shares.products.items()) == 3 * 2 * 2 * 48 * weights  # forward, and both ways back
+    for own in ("_Nats", "_NatsBackward", "exp_", "scatter_add_", "_softmax", "SoftmaxBackward0", "PowBackward0", "RsqrtBackward0"):
+        assert own not in shares.rest
