@@ -92,14 +92,18 @@ def test_peft_opens_what_danlu_learnt(name: str, tmp_path: Path) -> None:
     assert distance(own_logits(load_model(str(folder)).module, ids, source), expected) < limit(name)
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"patterns": True}], ids=["plain", "rslora", "patterns"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_rslora": True}, {"patterns": "{}"}, {"patterns": r".*\.{}|nothing"}],
+    ids=["plain", "rslora", "patterns", "regular"],
+)
 @pytest.mark.parametrize("name", TARGETS)
 def test_danlu_opens_what_peft_learnt(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     base, (ids, source) = write_foreign(name, tmp_path / "base"), inputs(name)
     model = class_of(ALL[name]).from_pretrained(base).eval()
     if options.get("patterns"):
         last = TARGETS[name][-1]
-        options = {"rank_pattern": {last: 6}, "alpha_pattern": {last: 11}}
+        options = {"rank_pattern": {last: 6}, "alpha_pattern": {str(options["patterns"]).format(last): 11}}
     whole = ["classifier"] if name == "bert-classes" else None
     given = {"target_modules": TARGETS[name], "fan_in_fan_out": name == "gpt2", "modules_to_save": whole} | options
     theirs = peft.get_peft_model(model, peft.LoraConfig(r=3, lora_alpha=7, **given)).eval()

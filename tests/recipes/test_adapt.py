@@ -135,6 +135,12 @@ def test_what_cannot_be_adapted_is_told(start: str | None, options: dict[str, An
         danlu.train(start or str(base), data=str(base.parent / "text"), runs=tmp_path, name="x", steps=1, **options)
 
 
+def test_an_adapter_over_an_adapter_is_refused_since_others_could_not_open_it(base: Path, tmp_path: Path) -> None:
+    first = train(base, tmp_path, steps=2, **LORA)
+    with pytest.raises(ConfigError, match=r"is an adapter itself.*danlu export"):
+        train(Path(first.run), tmp_path, steps=2, name="b", data=str(base.parent / "text"), **LORA)
+
+
 def test_a_recurrent_network_has_nothing_for_lora(base: Path, tmp_path: Path) -> None:
     given = {"data": str(base.parent / "text"), "runs": tmp_path, "steps": 1} | OPTIONS
     made = danlu.train("rnn/gru-nano", name="rnn", **given)

@@ -133,12 +133,35 @@ def test_continues_from_weights_that_are_there(text: Path, tmp_path: Path) -> No
         ({"task": "dance"}, ConfigError, "dance"),
         ({"name": "../up"}, ConfigError, "--name"),
         ({"context_length": 20_000}, DataError, "context"),
+        ({"context_length": 0}, ConfigError, "--context-length came as 0"),
+        ({"batch_rows": 0}, ConfigError, "--batch-rows came as 0"),
+        ({"accumulate": 0}, ConfigError, "--accumulate came as 0"),
+        ({"steps": 0}, ConfigError, "--steps came as 0"),
+        ({"epochs": 0}, ConfigError, "--epochs came as 0"),
+        ({"checkpoint_every": 0}, ConfigError, "--checkpoint-every came as 0"),
+        ({"momentum": 0.5}, ConfigError, "does nothing to muon"),
+        ({"weight_decay": 0.1, "optimizer": "sgd"}, ConfigError, "does nothing to sgd"),
+        ({"lora_rank": 4}, ConfigError, "without --adapt lora"),
+        ({"truncate": True}, ConfigError, "--truncate does nothing"),
+        ({"whole_words": True}, ConfigError, "--whole-words is for"),
+        ({"schedule": "constant", "final_rate": 0.1}, ConfigError, "--final-rate does nothing"),
+        ({"start": "gpt/7b"}, ConfigError, r"M weights; training it takes about .* are free"),
     ],
 )
 def test_refused_with_a_line_that_helps(options: dict, error: type, says: str, text: Path, tmp_path: Path) -> None:
     asked = {"start": "gpt/nano", "data": str(text), "runs": tmp_path, "name": "x", "steps": None} | options
     with pytest.raises(error, match=says):
         danlu.train(asked.pop("start"), **asked)
+
+
+def test_going_on_by_its_folder_takes_no_other_settings(text: Path, tmp_path: Path) -> None:
+    first = danlu.train("gpt/nano", data=str(text), steps=3, runs=tmp_path, name="r", context_length=32, batch_rows=2, rate=1e-3)
+    for other in ({"rate": 5.0}, {"data": "elsewhere"}, {"seed": 7}):
+        with pytest.raises(ConfigError, match=f"other settings .{next(iter(other))}"):
+            danlu.train(first.run, resume=True, steps=5, **other)
+    again = danlu.train(first.run, resume=True, steps=5, rate=1e-3)
+    assert again.steps == 5
+    assert danlu.train(first.run, resume=True).train_loss_nats == again.train_loss_nats  # nothing was left to do
 
 
 def test_a_name_is_never_overwritten_nor_its_settings_changed(text: Path, tmp_path: Path) -> None:
