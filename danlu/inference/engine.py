@@ -220,25 +220,30 @@ class Engine:
         self.schedule.admit()
         group, new = self.schedule.prompt_group()
         if group:
-            self._guard(group, lambda: self._read_prompts(group, new))
+            self._guard(group, lambda some: self._read_prompts(some, new))
         self.schedule.make_room()
         decoding = self.schedule.rows[: self.schedule.decoding]
         if decoding:
-            self._guard(decoding, lambda: self._decode(decoding))
+            self._guard(decoding, self._decode)
         if not self.schedule.rows and not self.schedule.waiting:
             self.cache.release()
             self.stacked = None
 
-    def _guard(self, sequences: list[scheduler.Sequence], work: Callable[[], None]) -> None:
-        """Run one step; if it fails, so do its sequences, and nobody else."""
+    def _guard(self, sequences: list[scheduler.Sequence], work: Callable[[list[scheduler.Sequence]], None]) -> None:
+        """Run one step; if it fails before anybody moved on, each sequence is tried alone: only the guilty one fails."""
+        before = [sequence.computed for sequence in sequences]
         try:
-            work()
+            work(sequences)
         except Exception:
             if self.cache.broken:
                 raise
             log.exception("a step over %d sequences failed", len(sequences))
+            again = len(sequences) > 1 and self.cache.pads and before == [sequence.computed for sequence in sequences]
             for sequence in sequences:
-                self._fail(sequence, "the model failed on this request", "engine_failure")
+                if again and not sequence.ended:
+                    self._guard([sequence], work)
+                elif not again:
+                    self._fail(sequence, "the model failed on this request", "engine_failure")
 
     def _read_prompts(self, group: list[scheduler.Sequence], new: int) -> None:
         counts = [min(new, sequence.remaining) for sequence in group]

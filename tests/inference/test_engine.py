@@ -159,8 +159,8 @@ def test_a_fault_in_one_request_leaves_the_others_alone() -> None:
     fragile.load_state_dict(MODULE.state_dict())
     engine = Engine(fragile.eval())
     good = [ids for ids in PROMPTS if not {13, 17} & {*ids, *greedy_by_full_passes(ids, 10)}][:6]
-    for _ in range(3):
-        bad = [Asked(engine, [1, 2, bad, 4][: 3 if bad == 17 else 4] * 40, temperature=0) for bad in (13, 17)]
+    for repeated in (40, 40, 1):  # beside them, and in one batch with them
+        bad = [Asked(engine, [1, 2, bad, 4][: 3 if bad == 17 else 4] * repeated, temperature=0) for bad in (13, 17)]
         running = [Asked(engine, ids, temperature=0, max_tokens=10) for ids in good]
         for asked in bad:
             with pytest.raises(RequestError) as caught:
