@@ -20,7 +20,7 @@ from danlu.inference.sampling import Sampler, Sampling
 from danlu.inference.scheduler import Limits, Request, Schedule
 from danlu.inference.sources import Stacked, stack_sources
 from danlu.inference.spelling import Spelling
-from danlu.inference.text import TextStream, Token
+from danlu.inference.text import TextStream, Token, scored
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
 from danlu.nn.attention import KeyValue
@@ -238,12 +238,12 @@ class Engine:
             if self.cache.broken:
                 raise
             log.exception("a step over %d sequences failed", len(sequences))
-            again = len(sequences) > 1 and self.cache.pads and before == [sequence.computed for sequence in sequences]
+            unmoved = self.cache.pads and before == [sequence.computed for sequence in sequences]
             for sequence in sequences:
-                if again and not sequence.ended:
-                    self._guard([sequence], work)
-                elif not again:
+                if len(sequences) == 1 or not unmoved:
                     self._fail(sequence, "the model failed on this request", "engine_failure")
+                elif not sequence.ended:
+                    self._guard([sequence], work)
 
     def _read_prompts(self, group: list[scheduler.Sequence], new: int) -> None:
         counts = [min(new, sequence.remaining) for sequence in group]
@@ -390,12 +390,3 @@ class Engine:
             self.stacked = (list(group), stack_sources([sequence.read or [] for sequence in group]))
         read, source_visible = self.stacked[1]
         return self.module(Inputs(tokens=ids, positions=positions, visible=visible, source_visible=source_visible), cache=cache, read=read)
-
-
-def scored(logprobs: Tensor, token: int, alternatives: int) -> Token:
-    """A token with its log-probability and the likeliest tokens' from log-probabilities (V,)."""
-    best: tuple[tuple[int, float], ...] = ()
-    if alternatives:
-        values, ids = logprobs.topk(min(alternatives, len(logprobs)))
-        best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return Token(id=token, logprob=float(logprobs[token]), alternatives=best)

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from danlu.inputs.tokenizer import Tokenizer
 
 
@@ -71,3 +73,12 @@ def overlap(text: str, stop: Sequence[str]) -> int:
                 most = length
                 break
     return most
+
+
+def scored(logprobs: Tensor, token: int, alternatives: int) -> Token:
+    """A token with its log-probability and the likeliest tokens' from log-probabilities (V,)."""
+    best: tuple[tuple[int, float], ...] = ()
+    if alternatives:
+        values, ids = logprobs.topk(min(alternatives, len(logprobs)))
+        best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Token(id=token, logprob=float(logprobs[token]), alternatives=best)
