@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import xxhash
 
 from danlu.base.errors import ConfigError, DataError
+from danlu.data.choices import ChoiceExample, RetrieveExample, read_choice, read_pair
 from danlu.data.conversations import ChatExample, read_conversation
 from danlu.data.encoding import decode
 from danlu.data.fields import Row, columns, kind_of, parse, string
@@ -19,9 +20,10 @@ from danlu.data.reading import read_pieces
 from danlu.data.rows import BadRow
 from danlu.data.sources import COMPRESSIONS, ROW_FORMATS, find_files
 
-Kind = Literal["classify", "regress", "label", "span", "translate", "chat"]
+Kind = Literal["classify", "regress", "label", "span", "translate", "chat", "choice", "retrieve"]
 PAIRS = ("pair", "text_pair")  # what the second text of a row may be called
 SHOWN = 3  # bad rows in a message
+MOST_BAD = 0.1  # share of rows that may be set aside
 SEED_BITS = 2**64 - 1
 
 
@@ -76,7 +78,9 @@ class TranslateExample:
     target: str
 
 
-Example: TypeAlias = ClassifyExample | RegressExample | LabelExample | SpanExample | TranslateExample | ChatExample
+Example: TypeAlias = (
+    ClassifyExample | RegressExample | LabelExample | SpanExample | TranslateExample | ChatExample | ChoiceExample | RetrieveExample
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +95,15 @@ class SetAside:
         return f"{self.file}:{self.line}: {self.reason}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """An example and where it stands."""
+
+    file: str
+    line: int
+    example: Example
+
+
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """What a source holds: usable rows in their order, those set aside, and, where rows have labels, their names in order."""
@@ -101,35 +114,63 @@ class Examples:
     labels: tuple[str, ...] = ()
 
 
-def read_examples(sources: Sequence[str], kind: Kind, max_bad: float = 0.1) -> Examples:
-    """Read the rows of files, folders, catalog names or hf:owner/name as examples of one kind.
+def stream_examples(sources: Sequence[str], kind: Kind) -> Iterator[Placed | SetAside]:
+    """The rows of files, folders, catalog names or hf:owner/name as examples of one kind, one after the other, bad ones with their reason.
+
+    Raises: ConfigError if there is no such source; DataError if it is of no format that has rows.
+    """
+    files = [file for file in find_files(list(sources)) if file.format in ROW_FORMATS.values()]
+    if not files:
+        raise DataError(
+            f"{', '.join(sources)} holds no rows; expected {' '.join(ROW_FORMATS)}, or one of these with {' or '.join(COMPRESSIONS)}"
+        )
+    for number, file in enumerate(files):
+        for piece in read_pieces(file, number):
+            if piece.kind == "bad":
+                yield SetAside(file=file.name, line=piece.line, reason=piece.content.decode("utf-8", errors="replace"))
+                continue
+            for line, content in piece.rows():
+                yield place(file.name, line, content, kind)
+
+
+def place(file: str, line: int, row: bytes | Row, kind: Kind) -> Placed | SetAside:
+    """One row, as JSON or read already, as an example, or why it is none."""
+    try:
+        return Placed(file=file, line=line, example=READERS[kind](_row(row) if isinstance(row, bytes) else row))
+    except BadRow as error:
+        return SetAside(file=file, line=line, reason=str(error))
+
+
+def read_examples(sources: Sequence[str], kind: Kind, max_bad: float = MOST_BAD) -> Examples:
+    """Read all rows of files, folders, catalog names or hf:owner/name as examples of one kind.
 
     Raises: ConfigError if there is no such source; DataError if it has no rows, or more than `max_bad` of them cannot be used.
     """
     if not 0 <= max_bad <= 1:
         raise ConfigError(f"max_bad {max_bad:g} is no share; expected 0 to 1")
-    source = ", ".join(sources)
-    files = [file for file in find_files(list(sources)) if file.format in ROW_FORMATS.values()]
-    if not files:
-        raise DataError(f"{source} holds no rows; expected {' '.join(ROW_FORMATS)}, or one of these with {' or '.join(COMPRESSIONS)}")
-    read, records, bad = READERS[kind], list[Example](), list[SetAside]()
-    for number, file in enumerate(files):
-        for piece in read_pieces(file, number):
-            if piece.kind == "bad":
-                bad.append(SetAside(file=file.name, line=piece.line, reason=piece.content.decode("utf-8", errors="replace")))
-                continue
-            for line, content in piece.rows():
-                try:
-                    records.append(read(_row(content)))
-                except BadRow as error:
-                    bad.append(SetAside(file=file.name, line=line, reason=str(error)))
-    total = len(records) + len(bad)
+    return gather(stream_examples(sources, kind), kind, ", ".join(sources), max_bad)
+
+
+def gather(stream: Iterable[Placed | SetAside], kind: Kind, source: str, max_bad: float = MOST_BAD) -> Examples:
+    """All of a stream. Raises: DataError if nothing of it, or less than all but `max_bad`, can be used."""
+    records, bad = list[Example](), list[SetAside]()
+    for found in stream:
+        if isinstance(found, Placed):
+            records.append(found.example)
+        else:
+            bad.append(found)
+    check_share(bad, len(records), kind, source, max_bad)
+    return Examples(kind=kind, records=tuple(records), set_aside=tuple(bad), labels=label_names(records))
+
+
+def check_share(bad: Sequence[SetAside], usable: int, kind: Kind, source: str, max_bad: float = MOST_BAD) -> None:
+    """Raises: DataError, naming the first rows, if more than `max_bad` of all cannot be used, or there are none."""
+    total = usable + len(bad)
     told = "; ".join(" ".join(str(row).split()) for row in bad[:SHOWN])
     if len(bad) > max_bad * total:
         raise DataError(f"{source}: {len(bad):,} of {total:,} rows cannot be used for {kind}, more than {max_bad:g} of all: {told}")
-    if not records:
+    if not usable:
         raise DataError(f"{source} holds no row for {kind}" + (f": {told}" if told else "; expected at least one"))
-    return Examples(kind=kind, records=tuple(records), set_aside=tuple(bad), labels=_names(records))
 
 
 def split_examples(examples: Examples, validation: float, seed: int) -> tuple[Examples, Examples]:
@@ -142,18 +183,29 @@ def split_examples(examples: Examples, validation: float, seed: int) -> tuple[Ex
     """
     if not 0 <= validation < 1:
         raise ConfigError(f"validation {validation:g} is no share; expected 0 or more, below 1")
-    keys = [xxhash.xxh3_64_intdigest("\0".join(_input(record)).encode(), seed=seed & SEED_BITS) for record in examples.records]
+    chosen = held_numbers(examples.records, validation, seed)
+    train = tuple(record for number, record in enumerate(examples.records) if number not in chosen)
+    held = tuple(record for number, record in enumerate(examples.records) if number in chosen)
+    return replace(examples, records=train), replace(examples, records=held)
+
+
+def held_numbers(records: Sequence[Example], share: float, seed: int) -> set[int]:
+    """Which of the examples are held out: of each class the same share, all of one input or none of it."""
+    keys = [input_key(record, seed) for record in records]
     classes = defaultdict[str, set[int]](set)
-    for key, record in zip(keys, examples.records, strict=True):
+    for key, record in zip(keys, records, strict=True):
         classes[record.label if isinstance(record, ClassifyExample) else ""].add(key)
     chosen = set[int]()
     for members in classes.values():
         most = len(members) - 1
-        wanted = min(max(round(len(members) * validation), 1), most) if validation else 0
+        wanted = min(max(round(len(members) * share), 1), most) if share else 0
         chosen.update(sorted(members)[:wanted])
-    train = tuple(record for key, record in zip(keys, examples.records, strict=True) if key not in chosen)
-    held = tuple(record for key, record in zip(keys, examples.records, strict=True) if key in chosen)
-    return replace(examples, records=train), replace(examples, records=held)
+    return {number for number, key in enumerate(keys) if key in chosen}
+
+
+def input_key(record: Example, seed: int = 0) -> int:
+    """A 64-bit hash of what a model is given of an example."""
+    return xxhash.xxh3_64_intdigest("\0".join(input_of(record)).encode(), seed=seed & SEED_BITS)
 
 
 def _row(content: bytes) -> Row:
@@ -226,6 +278,8 @@ READERS: dict[Kind, Callable[[Row], Example]] = {
     "span": _span,
     "translate": _translate,
     "chat": read_conversation,
+    "choice": read_choice,
+    "retrieve": read_pair,
 }
 assert set(READERS) == set(get_args(Kind))
 
@@ -278,14 +332,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else text[:40] + "..."
 
 
-def _names(records: list[Example]) -> tuple[str, ...]:
+def label_names(records: Iterable[Example]) -> tuple[str, ...]:
     """Names of labels, once each: as numbers if all are, else as words."""
-    names = {record.label for record in records if isinstance(record, ClassifyExample)}
-    names |= {tag for record in records if isinstance(record, LabelExample) for tag in record.tags}
+    names = set[str]()
+    for record in records:
+        names.update((record.label,) if isinstance(record, ClassifyExample) else record.tags if isinstance(record, LabelExample) else ())
     return tuple(sorted(names, key=lambda name: (int(name), name)) if all(map(_is_whole, names)) else sorted(names))
 
 
-def _input(record: Example) -> tuple[str, ...]:
+def input_of(record: Example) -> tuple[str, ...]:
     """What a model is given of an example."""
     if isinstance(record, LabelExample):
         return record.tokens
@@ -295,4 +350,8 @@ def _input(record: Example) -> tuple[str, ...]:
         return (record.source,)
     if isinstance(record, ChatExample):
         return record.asked
+    if isinstance(record, ChoiceExample):
+        return (record.prompt, *record.choices)
+    if isinstance(record, RetrieveExample):
+        return (record.query, record.document)
     return (record.text, record.pair or "")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.base.errors import DataError
+from danlu.data.choices import ChoiceExample, RetrieveExample
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import ClassifyExample, Example, LabelExample, RegressExample, SpanExample, TranslateExample
 from danlu.inputs.model_text import ModelText
@@ -66,7 +67,8 @@ def _encode(example: Example, tokenizer: Tokenizer, known: dict[str, int], max_t
     if isinstance(example, TranslateExample):
         text, target = (tokenizer.encode_model_input(each, max_tokens=max_tokens) for each in (example.source, example.target))
         return text, target.ids, text.num_cut + target.num_cut
-    assert not isinstance(example, ChatExample)  # those are the affair of chat_rows.py
+    # Conversations are the affair of chat_rows.py; choices and documents are not learnt.
+    assert not isinstance(example, ChatExample | ChoiceExample | RetrieveExample)
     text = tokenizer.encode_model_input(example.text, example.pair, max_tokens)
     if isinstance(example, ClassifyExample):
         return text, np.array(_number(example.label, known)), text.num_cut

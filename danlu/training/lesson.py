@@ -31,7 +31,7 @@ from danlu.training.config import Options, TrainingConfig, read_sources
 from danlu.training.memory import fitted
 from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
-TASKS: dict[str, Kind] = {name: name for name in get_args(Kind)}  # what `--task` names beside "text"
+TASKS: dict[str, Kind] = {name: name for name in get_args(Kind) if name not in ("choice", "retrieve")}  # what `--task` names beside "text"
 ROWS = 32  # examples a step
 PART_TOKENS = 2**14  # computed at once at most, unless asked for otherwise: more is no faster
 VALIDATION = 0.1  # share of the examples

@@ -1,0 +1,30 @@
+"""What a model answers to an example; one shape for heads, prompted language models, ensembles and baselines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """An answer; what is set depends on the kind of example.
+
+    classify, choice: `label` (a class, or a choice's number) and `scores`, one for each class or choice, which add up to 1;
+    regress: `value`; label: `tags`, one a token; span, translate, chat: `text`; retrieve: `value`, the rank of its document from 1.
+    `cut` counts the tokens that were left out of what the model read.
+    """
+
+    label: str = ""
+    scores: tuple[float, ...] = ()
+    value: float = math.nan
+    tags: tuple[str, ...] = ()
+    text: str = ""
+    cut: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """Why an example could not be answered: too long, or with a label that the model does not know."""
+
+    reason: str

@@ -1,0 +1,44 @@
+"""A task's examples: its own data, fetched and split, or a user's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from danlu.base.errors import ConfigError
+from danlu.base.fetching import path_of
+from danlu.data.examples import Examples, Placed, SetAside, gather, held_numbers, place, stream_examples
+from danlu.tasks.base import Task
+
+Part = Literal["train", "test", "all"]
+SEED = 0  # of the split into training and test: the same for everybody, whatever a training's seed
+
+
+def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed | SetAside]:
+    """Examples of a task's own part, or all of `data` if that is given, one after the other, bad rows with their reason.
+
+    Raises: ConfigError if there is neither, or the task has no such part; what reading raises.
+    """
+    if data:
+        yield from stream_examples(data, task.kind)
+        return
+    if task.rows is None or task.source is None:
+        raise ConfigError(f"--task {task.name} brings no data; give --data FILE with its fields")
+    if (part == "train" and task.test_share == 1) or (part == "test" and task.test_share == 0):
+        other = "measure only" if part == "train" else "are for folds only (--folds 5)"
+        raise ConfigError(f"the rows of --task {task.name} {other}; for others give --data FILE")
+    found = [place(task.source, line, row, task.kind) for line, row in enumerate(task.rows(path_of(task.source)), 1)]
+    whole = part == "all" or task.test_share in (0, 1)
+    tested = set[int]() if whole else held_numbers([each.example for each in found if isinstance(each, Placed)], task.test_share, SEED)
+    seen = 0
+    for each in found:
+        if isinstance(each, Placed):
+            seen += 1
+            if not whole and (seen - 1 in tested) != (part == "test"):
+                continue
+        yield each
+
+
+def read_part(task: Task, data: Sequence[str], part: Part) -> Examples:
+    """All of a part. Raises: as stream_part; DataError if there is nothing in it, or too much of it cannot be used."""
+    return gather(stream_part(task, data, part), task.kind, ", ".join(data) or f"{task.name} ({part})")
