@@ -25,6 +25,7 @@ from danlu.models.loading import Loaded, restore
 from danlu.nn.habits import set_habits
 from danlu.reports.curve import draw_svg
 from danlu.reports.summary import read_curve, unit_of
+from danlu.tasks.loading import find_task
 from danlu.training.average import Average
 from danlu.training.checkpoint import Progress, load_training_state, read_progress
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
@@ -118,7 +119,7 @@ def train(
         _same_run(run, others)
         wish = replace(before, **extent) if any(value is not None for value in extent.values()) else before
     else:
-        if not wish.data:
+        if not wish.data and (wish.task == "text" or find_task(wish.task).source is None):
             raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
         name = name or team.agree(f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}")
         settings = {"start": begin, **asdict(wish)}
@@ -177,6 +178,8 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         if team.leads:
             run.forget_after(progress.step)
             run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
+            if lesson.inputs:
+                run.write_inputs(lesson.inputs)
         session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average)
         if profile and team.leads:
             session.profile = Profile(run.profile, watch.say)
