@@ -144,5 +144,5 @@ def test_a_recurrent_network_answers_as_its_own_logits_say(tmp_path: Path) -> No
 
 def test_a_model_without_the_head_is_refused_with_what_to_do(tmp_path: Path) -> None:
     folder = write(tmp_path, BertForQuestionAnswering)
-    with pytest.raises(ConfigError, match="danlu train .* --task classify"):
+    with pytest.raises(ConfigError, match=r"danlu train .* --task classify"):
         predictor(folder, "classify")
