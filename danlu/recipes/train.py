@@ -18,14 +18,13 @@ import torch
 
 from danlu.base.device import choose_device, choose_precision, computing_in, set_threads
 from danlu.base.errors import ConfigError, DataError
+from danlu.base.late import late
 from danlu.base.options import spread
 from danlu.base.run import Run
 from danlu.base.signals import stop_asked
-from danlu.evaluation.folds import CrossValidated
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, restore
 from danlu.nn.habits import set_habits
-from danlu.recipes.folds import train_folds
 from danlu.reports.curve import draw_svg
 from danlu.reports.summary import read_curve, unit_of
 from danlu.tasks.loading import find_task
@@ -84,7 +83,7 @@ def train(
     ensemble: str = "average",
     json: bool = False,
     **options: Any,
-) -> Trained | CrossValidated:
+) -> Trained | Any:
     """Train a model on text or on examples, from scratch or from weights that are there.
 
     The run's folder holds everything: settings, metrics.jsonl, TensorBoard curves, samples, checkpoints (each a Hugging Face
@@ -121,7 +120,8 @@ def train(
         wish = Options(**options)
         name = name or f"{Path(str(start)).name}-{time.strftime('%Y%m%d-%H%M%S')}"
         how: dict[str, Any] = {"checkpoint_every": checkpoint_every, "threads": threads}
-        return train_folds(partial(_member, start, **how), wish, Path(runs) / name, folds, ensemble, resume, json)
+        folding = late("danlu.recipes.folds", "evaluate")  # scikit-learn takes a second to import
+        return folding.train_folds(partial(_member, start, **how), wish, Path(runs) / name, folds, ensemble, resume, json)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ConfigError(f"--checkpoint-every came as {checkpoint_every}; expected a positive number of steps")
     begin, runs = str(start), Path(runs)
