@@ -8,6 +8,7 @@ from pathlib import Path
 from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
 from danlu.base.run import Run
+from danlu.data.examples import Example
 from danlu.evaluation.answering import Answerer
 from danlu.evaluation.ensemble import Ensemble, Members
 from danlu.evaluation.retrieval import Retriever
@@ -23,6 +24,11 @@ class Asking:
 
     truncate: bool = False
     precision: str = "float32"
+    shots: int = 0
+    shots_by: str = "random"
+    by: str = "likelihood"
+    seed: int = 0
+    examples: tuple[Example, ...] = ()  # among which those in a prompt are chosen
 
 
 def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from danlu.base.catalog import find
 from danlu.base.errors import ConfigError
 from danlu.base.fetching import path_of
 from danlu.data.examples import Examples, Placed, SetAside, gather, held_numbers, place, stream_examples
@@ -47,3 +48,8 @@ def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed 
 def read_part(task: Task, data: Sequence[str], part: Part) -> Examples:
     """All of a part. Raises: as stream_part; DataError if there is nothing in it, or too much of it cannot be used."""
     return gather(stream_part(task, data, part), task.kind, ", ".join(data) or f"{task.name} ({part})")
+
+
+def licence_of(task: Task) -> str:
+    """The licences of the data that a task brings."""
+    return "; ".join(find(source).licence_line for source in task.sources)
