@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from rich.cells import cell_len, set_cell_size
 from scipy import stats
 
 from danlu.base.errors import ConfigError, DataError
@@ -73,9 +74,10 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
     def __str__(self) -> str:
-        wide = max(map(len, self.names))
+        wide = max(map(cell_len, self.names))
         lines = [
-            f"{name:<{wide}}  {self.score} {each.figures[self.score]}" for name, each in zip(self.names, self.evaluations, strict=True)
+            f"{set_cell_size(name, wide)}  {self.score} {each.figures[self.score]}"
+            for name, each in zip(self.names, self.evaluations, strict=True)
         ]
         return "\n".join([*lines, *map(str, self.pairs)])
 

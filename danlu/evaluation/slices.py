@@ -10,26 +10,33 @@ from numpy.typing import NDArray
 
 from danlu.evaluation.figures import Figure, Scores, bootstrap
 
+OF_A_CLASS = "accuracy"  # its recall
 MOST_CLASSES = 40  # that have a slice: the most frequent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Some of the samples: in what they are alike, how many they are, and their main figure; None if it cannot be told of them."""
+    """Some of the samples: in what they are alike, how many they are, and a figure; None if it cannot be told of them."""
 
     by: str
     name: str
     rows: int
+    score: str
     figure: Figure | None
 
 
 def slices_of(scores: Scores, score: str, lengths: NDArray[np.int32], chinese: NDArray[np.bool_], seed: int) -> tuple[Slice, ...]:
-    """Slices of more than none and less than all. Shapes: lengths in characters (N,), chinese (N,)."""
+    """Slices of more than none and less than all, by the main figure; classes by accuracy, since means over classes tell nothing of one.
+
+    Shapes: lengths in characters (N,), chinese (N,).
+    """
     found = []
     for by, name, chosen in _chosen(scores, lengths, chinese):
         rows = np.flatnonzero(chosen)
         if 0 < len(rows) < len(scores):
-            found.append(Slice(by=by, name=name, rows=len(rows), figure=bootstrap(scores, rows, (score,), seed=seed).get(score)))
+            own = OF_A_CLASS if by == "class" else score
+            figure = bootstrap(scores, rows, (own,), seed=seed).get(own)
+            found.append(Slice(by=by, name=name, rows=len(rows), score=own, figure=figure))
     return tuple(found)
 
 
