@@ -118,7 +118,8 @@ class Likelihoods:
 
     def _batches(self, prompts: Sequence[Prompt]) -> list[_Batch]:
         starts = np.cumsum([0, *(len(continuations) for _, continuations in prompts)])
-        asked = [(list(ids), continuations, int(start)) for (ids, continuations), start in zip(prompts, starts, strict=False)]
+        numbered = zip(prompts, starts, strict=False)
+        asked = [(list(ids), continuations, int(start)) for (ids, continuations), start in numbered if continuations]
         if self.has_source:
             return [_behind_source(*one, self.model.config.start_id) for one in asked]
         if self.model.family.memory == "state":
@@ -199,7 +200,7 @@ class _Tree:
 
 
 def _made(inputs: Inputs, asked: Sequence[tuple[int, int, int]]) -> _Batch:
-    places, targets, slots = (list(column) for column in zip(*asked, strict=True)) if asked else ([], [], [])
+    places, targets, slots = (list(column) for column in zip(*asked, strict=True))
     return _Batch(inputs=inputs, places=places, targets=targets, slots=slots)
 
 
@@ -227,14 +228,13 @@ def _side_by_side(asked: Sequence[Asked]) -> Iterator[_Batch]:
     """Each prompt once for each of its continuations, a prompt's rows together; what stands behind an end is seen by nobody."""
     for ids, continuations, slot in asked:
         rows = [[*ids, *continuation[:-1]] for continuation in continuations]
-        longest = max(map(len, rows), default=0)
+        longest = max(map(len, rows))
         found = [
             (number * longest + len(ids) - 1 + index, target, slot + number)
             for number, continuation in enumerate(continuations)
             for index, target in enumerate(continuation)
         ]
-        if rows:
-            yield _made(Inputs(tokens=torch.tensor([row + [0] * (longest - len(row)) for row in rows])), found)
+        yield _made(Inputs(tokens=torch.tensor([row + [0] * (longest - len(row)) for row in rows])), found)
 
 
 def _behind_source(ids: list[int], continuations: Sequence[Sequence[int]], slot: int, start: int) -> _Batch:
