@@ -51,6 +51,8 @@ class Task:
 
     `rows` reads the data that the catalog knows under `source` and gives rows with the fields of the task's kind; without a source the
     data is the user's own. `test_share` of the rows measure and are never trained on: 1 where all of them do, 0 where there are folds only.
+    A task that is `made_of` others has `remake` turn each of their examples into a row: its training part is made of their training
+    parts and its test part of their test parts, so that what measures one of them was never trained on by way of the other.
     `prompt` puts an example to a language model, with the example's own fields in braces; `words` says what labels are called there.
     """
 
@@ -59,6 +61,8 @@ class Task:
     what: str
     source: str | None = None
     rows: Callable[[Path], Iterable[Row]] | None = None
+    made_of: tuple[Task, ...] = ()
+    remake: Callable[[Task, Example], Row] | None = None
     test_share: float = 0.2
     score: str = ""
     language: str = ""
@@ -71,8 +75,16 @@ class Task:
         object.__setattr__(self, "score", self.score or SCORES[self.kind])
         if (self.source is None) != (self.rows is None):
             raise ConfigError(f"the task {self.name} has a source or a way to read its rows, but not both")
+        if bool(self.made_of) != (self.remake is not None) or (self.made_of and self.source is not None):
+            raise ConfigError(f"the task {self.name} has tasks that it is made of and a way to remake them, or a source, or neither")
         if not 0 <= self.test_share <= 1:
             raise ConfigError(f"the task {self.name} has a test_share of {self.test_share:g}; expected 0 to 1")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The catalog's names of all data that the task brings; none if the data is the user's own."""
+        own = (self.source,) if self.source is not None else ()
+        return tuple(dict.fromkeys([*own, *(name for task in self.made_of for name in task.sources)]))
 
     def ask(self, example: Example) -> str:
         """The prompt that puts an example to a language model; the answer goes on behind it."""

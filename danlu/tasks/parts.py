@@ -22,6 +22,11 @@ def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed 
     if data:
         yield from stream_examples(data, task.kind)
         return
+    if task.remake is not None:
+        for origin in task.made_of:
+            for each in stream_part(origin, (), part):
+                yield place(each.file, each.line, task.remake(origin, each.example), task.kind) if isinstance(each, Placed) else each
+        return
     if task.rows is None or task.source is None:
         raise ConfigError(f"--task {task.name} brings no data; give --data FILE with its fields")
     if (part == "train" and task.test_share == 1) or (part == "test" and task.test_share == 0):

