@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from danlu.base.device import Precision, computing_in, lone_threads
 from danlu.base.errors import RequestError
