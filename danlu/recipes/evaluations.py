@@ -32,7 +32,9 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
     if task.test_share == 0 and part == "test" and not data:
         part = "all"  # there is no part that nobody may train on: what a run has seen is named below
     training = _shown(task, data, asking, model)
-    answerer = baseline(task, training) if model == BASELINE else answerer_of(model, task, Asking(**asking, examples=tuple(training)))
+    answerer = (
+        baseline(task, training) if model == BASELINE else answerer_of(model, task, Asking(**asking, examples=tuple(training), data=data))
+    )
     if hasattr(answerer, "fit"):  # it searches among all
         answerer.fit(read_part(task, data, part).records)
     folder = out or _folder(model, task)
@@ -62,7 +64,7 @@ def compare(names: Sequence[str], task: str | None, out: Path, json: bool) -> An
         raise ConfigError(f"{len(names)} evaluation came to be compared; expected two or more: danlu evaluate --compare A B")
     folders = [_evaluation_of(name, task) for name in names]
     found = compare_evaluations(folders)
-    report = write_comparison(folders, out)
+    report = write_comparison(found, out)
     print(encoder.dumps({**asdict(found), "report": str(report)}, ensure_ascii=False) if json else f"{found}\nreport: {report}", flush=True)
     return found
 

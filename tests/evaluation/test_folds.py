@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ from danlu.tasks.loading import find_task
 
 CLASSIFY = find_task("classify")
 WORDS = ["river", "hill", "stone", "wind", "rain"]
+
+
+def texts_of(folder: Path) -> list[str]:
+    return [str(sample.given["text"]) for sample in read_samples(folder / "evaluation" / "classify" / "samples.jsonl")]
 
 
 def labelled(count: int) -> list[Placed]:
@@ -68,14 +73,13 @@ def test_each_row_is_measured_by_those_who_had_not_seen_it_and_all_answer_togeth
 
     made = cross_validate(CLASSIFY, examples, tmp_path, learn, folds=3, method=method, seed=0)
     assert made.mean == pytest.approx(np.mean(made.members)) and made.mean > 0.6
-    together = read_samples(tmp_path / "evaluation" / "classify")
-    texts = Counter(str(sample.input["text"]) for sample in together)
+    texts = Counter(texts_of(tmp_path))
     assert all(count <= 2 for count in texts.values())
     if method == "average":
         assert len(made.members) == 3 and sum(texts.values()) == 90
         assert all(set(learnt[name]) < {each.example.text for each in examples} for name in learnt)  # type: ignore[union-attr]
     for number in range(1, len(made.members) + 1):
-        member = {str(sample.input["text"]) for sample in read_samples(tmp_path / f"member-{number}" / "evaluation" / "classify")}
+        member = set(texts_of(tmp_path / f"member-{number}"))
         assert member and not member & set(learnt[f"member-{number}"])
     if method == "bagging":
         assert max(Counter(learnt["member-1"]).values()) > 2 and len(learnt["member-1"]) == 90
@@ -85,23 +89,18 @@ def test_each_row_is_measured_by_those_who_had_not_seen_it_and_all_answer_togeth
 
 
 def test_boosting_draws_what_was_wrong_more_often(tmp_path: Path) -> None:
-    examples, drawn = labelled(60), list[Counter[str]]()
-    odd = {each.example.text for each in examples[:30] if isinstance(each.example, ClassifyExample)}
-    flipped = [
-        Placed(file=each.file, line=each.line, example=ClassifyExample(text=each.example.text, label="new" if each.example.label == "old" else "old"))
-        if isinstance(each.example, ClassifyExample) and each.example.text in odd and each.line % 5 == 0 else each
-        for each in examples
-    ]  # fmt: skip
+    drawn, hard, rows = list[Counter[str]](), set[str](), list[Placed]()
+    for each in labelled(60):
+        assert isinstance(each.example, ClassifyExample)
+        if each.line <= 30 and each.line % 5 == 0:  # with the wrong label
+            hard.add(each.example.text)
+            each = replace(each, example=replace(each.example, label="new" if each.example.label == "old" else "old"))
+        rows.append(each)
 
-    def learn(rows: Path, name: str) -> str:
-        drawn.append(Counter(json.loads(line)["text"] for line in rows.read_text().splitlines()))
-        return danlu.train("rnn/gru-nano", task="classify", data=rows, steps=30, runs=tmp_path, name=name, threads=1).run
+    def learn(file: Path, name: str) -> str:
+        drawn.append(Counter(json.loads(line)["text"] for line in file.read_text().splitlines()))
+        return danlu.train("rnn/gru-nano", task="classify", data=file, steps=30, runs=tmp_path, name=name, threads=1).run
 
-    cross_validate(CLASSIFY, flipped, tmp_path, learn, folds=3, method="boosting", seed=0)
-    hard = {
-        each.example.text
-        for each in flipped
-        if each.line % 5 == 0 and isinstance(each.example, ClassifyExample) and each.example.text in odd
-    }
+    cross_validate(CLASSIFY, rows, tmp_path, learn, folds=3, method="boosting", seed=0)
     shares = [sum(each[text] for text in hard) / sum(each.values()) for each in drawn]
     assert len(shares) > 1 and max(shares[1:]) > 1.5 * shares[0]
