@@ -68,7 +68,8 @@ class NameDictionary:
         place = 0
         while place < len(tokens):
             for length in self.lengths.get(tokens[place], ()):
-                if kind := self.kinds.get(tokens[place : place + length]):
+                kind = self.kinds.get(tokens[place : place + length], "")
+                if kind and place + length <= len(tokens):  # at the end a slice is shorter than asked for
                     yield place, place + length, kind
                     place += length
                     break
