@@ -15,9 +15,9 @@ from seqeval.metrics.sequence_labeling import get_entities
 from danlu.data.answers import Answer
 from danlu.evaluation.counts import AVERAGES, averaged, by_class, cells
 from danlu.evaluation.figures import Column, Expected, Floats, Part, Scores, Sums, finite
+from danlu.evaluation.samples import OUTSIDE
 
 IOB2 = re.compile(r"O|[BI]-.+")
-OUTSIDE = "O"
 
 
 class TagScores(Scores):

@@ -39,10 +39,10 @@ main { display: block; } .lead { opacity: 1; } small { opacity: .7; font-size: .
 .tile.main { background: rgba(0,114,178,.13); border-color: rgba(0,114,178,.5); } .tile span { font-size: .9em; opacity: .85; }
 .note { border-left: 4px solid #E69F00; padding: .4rem .9rem; margin: .6rem 0; background: rgba(230,159,0,.1); opacity: 1; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1.2rem 1.8rem; }
-.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside > div { min-width: 0; max-width: 100%; }
+.beside { display: flex; flex-wrap: wrap; gap: 1.2rem 3rem; } .beside > div { min-width: 0; max-width: 100%; }
 .plots figure { max-width: 28rem; } figcaption { font-weight: 600; margin-bottom: .3rem; }
 td small { white-space: nowrap; } svg.whisker { vertical-align: middle; width: 160px; }
-td { overflow-wrap: break-word; max-width: 34rem; }
+td { overflow-wrap: break-word; max-width: 34rem; } td:first-child { min-width: 7rem; }
 table.confusion td { text-align: right; padding: .3em .55em; border: 1px solid var(--paper); min-width: 2.2em; }
 table.confusion th { text-align: left; padding: .3em .7em; border: 0; white-space: nowrap; font-weight: 500; }
 table.confusion thead th { vertical-align: bottom; text-align: right; }
@@ -177,7 +177,7 @@ def _checks(checks: Checks) -> str:
             else ""
         )
 
-    leaks = "not known: what was trained on is not given" if checks.leaks is None else f"{checks.leaks:,}"
+    leaks = ("not known", "what was trained on is not given") if checks.leaks is None else (f"{checks.leaks:,}", "")
     rows = [
         ["rows read", f"{checks.rows:,}", ""],
         ["scored", f"{checks.scored:,}", ""],
@@ -190,7 +190,7 @@ def _checks(checks: Checks) -> str:
         ["read in part", f"{checks.cut:,}", f"{checks.cut_tokens:,} tokens left out" if checks.cut else ""],
         ["duplicates within the data", f"{checks.duplicates:,}", named(checks.first_duplicates, checks.duplicates)],
         ["duplicates that want another answer", f"{checks.contradictions:,}", ""],
-        ["also in training", leaks, named(checks.first_leaks, checks.leaks or 0)],
+        ["also in training", leaks[0], leaks[1] or named(checks.first_leaks, checks.leaks or 0)],
     ]
     return html_table(("what", "rows", "which"), rows, ("rows",))
 

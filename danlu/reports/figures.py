@@ -38,7 +38,23 @@ NAMES = {
     "spearman": "Spearman",
 }
 TILES = 5
-FIRST_IN_TILES = ("f1_macro", "f1", "exact_match", "mcc", "roc_auc", "ece", "pearson", "mae", "mrr", "recall_at_10", "log_loss", "token_f1")
+FIRST_IN_TILES = (
+    "f1_macro",
+    "f1",
+    "exact_match",
+    "mcc",
+    "roc_auc",
+    "ece",
+    "pearson",
+    "mae",
+    "mrr",
+    "recall_at_10",
+    "log_loss",
+    "token_f1",
+    "accuracy",
+    "precision",
+    "recall",
+)
 RATES = ("precision", "recall", "f1")
 OF_A_CLASS = ("precision", "recall", "f1", "roc_auc", "average_precision")
 
