@@ -129,6 +129,7 @@ def test_a_comparison_says_its_verdict_first(tmp_path: Path) -> None:
     page = write_comparison(found, tmp_path).read_text("utf-8")
     read = Reader(page)
     assert str(found.pairs[0]) in read.text and "<b>two" in read.text and "McNemar, exact" in read.text and "ROC" in read.text
+    assert "one right, <b>two wrong" in read.text and read.tags.count("article") == 12 and "script" not in read.tags
     assert read.text.index(str(found.pairs[0])) < read.text.index("Pairs")
 
 
