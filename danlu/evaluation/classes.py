@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from danlu.data.answers import Answer
 from danlu.evaluation.counts import AVERAGES, averaged, by_class, cells, share
-from danlu.evaluation.figures import SEPARATOR, Column, Expected, Floats, Part, Scores, Sums, finite, means_of
+from danlu.evaluation.figures import SEPARATOR, Column, Expected, Floats, Part, Scores, Sums, finite, grouped, means_of
 from danlu.evaluation.means import SMALLEST
 
 BINS = 15  # of confidence, for the calibration error
@@ -223,16 +223,6 @@ def areas(positives: Floats, negatives: Floats) -> tuple[Floats, Floats]:
     nothing = np.full(len(both), np.nan)
     roc = np.divide(won, both, out=nothing.copy(), where=both > 0)
     return roc, np.divide(stepped, hits[:, -1], out=nothing, where=both > 0)
-
-
-def grouped(scores: NDArray[np.float32], most: int) -> NDArray[np.int64]:
-    """Each sample's group, from 0: one for each value, or, if those are too many, of about equally many samples. Shapes: (N,) -> (N,)."""
-    values, places = np.unique(scores, return_inverse=True)
-    if len(values) <= most:
-        return places.astype(np.int64)
-    before = np.cumsum(np.bincount(places)) - 1
-    wide = before * most // len(scores)
-    return np.unique(wide[places], return_inverse=True)[1].astype(np.int64)
 
 
 def bin_of(sure: Floats) -> NDArray[np.int64]:

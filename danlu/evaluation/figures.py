@@ -170,6 +170,19 @@ def means_of(names: Sequence[str], matrix: Floats) -> Sums:
     )
 
 
+def grouped(values: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """Each number's group, from the lowest: one for each value, or of about equally many if those are too many.
+
+    Shapes: (N,) -> (N,).
+    """
+    distinct, places = np.unique(values, return_inverse=True)
+    if len(distinct) <= most:
+        return places.astype(np.int64)
+    before = np.cumsum(np.bincount(places)) - 1
+    wide = before * most // len(values)
+    return np.unique(wide[places], return_inverse=True)[1].astype(np.int64)
+
+
 def finite(figures: Mapping[str, float]) -> dict[str, float]:
     """Figures without those that the data cannot tell, as plain floats."""
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}

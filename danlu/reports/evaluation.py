@@ -93,8 +93,7 @@ def report_of(evaluation: Evaluation, mistakes: Mistakes) -> str:
     if plots := _plots(evaluation):
         parts.append(_section("Curves and calibration", f'<div class="plots">{plots}</div>'))
     if evaluation.thresholds and evaluation.confusion:
-        said = "<p>The best ones are chosen on these very rows, which flatters them: choose on others, and give the threshold here.</p>"
-        parts.append(_section("Thresholds", threshold_table(evaluation.thresholds, evaluation.confusion.labels[-1]) + said))
+        parts.append(_section("Thresholds", threshold_table(evaluation.thresholds, evaluation.confusion.labels[-1])))
     if evaluation.confusion:
         parts.append(_section("Confusion", confusion_table(evaluation.confusion)))
         if len(evaluation.confusion.labels) > 2:

@@ -142,10 +142,14 @@ def slice_table(slices: Sequence[Slice], score: str, whole: Figure) -> str:
 
 
 def threshold_table(thresholds: Sequence[Threshold], positive: str) -> str:
-    """What each threshold of the positive class comes to."""
-    columns = ("chosen by", f"score of {positive} from", "Accuracy", "Precision", "Recall", "F1", "Specificity")
+    """What each threshold of the positive class comes to, and a warning of those that were chosen here."""
+    columns = ("chosen by", "score from", "Accuracy", "Precision", "Recall", "F1", "Specificity")
     rows = [
         [each.why, *(f"{value:.3f}" for value in (each.threshold, each.accuracy, each.precision, each.recall, each.f1, each.specificity))]
         for each in thresholds
     ]
-    return html_table(columns, rows, columns[1:])
+    said = (
+        f"Said to be {html.escape(positive)} from this score on. The best thresholds are chosen on these very rows, which flatters them: "
+        "choose on others, and give the threshold here."
+    )
+    return f"{html_table(columns, rows, columns[1:])}<p>{said}</p>"
