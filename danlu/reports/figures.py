@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from danlu.evaluation.counts import AVERAGES
+from danlu.evaluation.counts import AVERAGES, RATES
 from danlu.evaluation.curves import Threshold
 from danlu.evaluation.evaluated import ClassFigures
 from danlu.evaluation.figures import LOWER_IS_BETTER, Figure
@@ -55,7 +55,6 @@ FIRST_IN_TILES = (
     "precision",
     "recall",
 )
-RATES = ("precision", "recall", "f1")
 OF_A_CLASS = ("precision", "recall", "f1", "roc_auc", "average_precision")
 
 
