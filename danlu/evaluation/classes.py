@@ -10,8 +10,8 @@ from scipy import sparse
 from sklearn import metrics
 
 from danlu.data.answers import Answer
-from danlu.evaluation.counts import AVERAGES, averaged, by_class, cells, share
-from danlu.evaluation.figures import SEPARATOR, Column, Expected, Floats, Part, Scores, Sums, finite, means_of
+from danlu.evaluation.counts import AVERAGES, RATES, averaged, by_class, cells, share
+from danlu.evaluation.figures import SEPARATOR, Column, Expected, Floats, Part, Scores, Sums, finite, grouped, means_of
 from danlu.evaluation.means import SMALLEST
 
 BINS = 15  # of confidence, for the calibration error
@@ -104,9 +104,9 @@ class ClassScores(Scores):
         known = {"labels": np.flatnonzero(self.present()), "zero_division": 0, **rows}
         for average in AVERAGES:
             three = metrics.precision_recall_fscore_support(truth, told, average=average, **known)
-            found |= {f"{name}_{average}": three[place] for place, name in enumerate(("precision", "recall", "f1"))}
+            found |= {f"{name}_{average}": three[place] for place, name in enumerate(RATES)}
         each = metrics.precision_recall_fscore_support(truth, told, average=None, **known | {"labels": np.arange(len(names))})
-        for place, name in enumerate(("precision", "recall", "f1")):
+        for place, name in enumerate(RATES):
             if self.binary:
                 found[name] = each[place][1]
             found |= {f"{name}{SEPARATOR}{label}": value for label, value in zip(names, each[place], strict=True)}
@@ -153,7 +153,7 @@ class ClassScores(Scores):
             hits, given, true, none = (sums[:, begin : begin + classes] for begin in range(0, 4 * classes, classes))
             found = averaged(hits, given, true, present) | by_class(hits, given, true, names)
             if binary:
-                found |= {name: found[f"{name}{SEPARATOR}{names[1]}"] for name in ("precision", "recall", "f1")}
+                found |= {name: found[f"{name}{SEPARATOR}{names[1]}"] for name in RATES}
             rightly = hits.sum(1)
             agreement = rightly * total - (given * true).sum(1)
             spread = (total**2 - (given**2).sum(1) - none.sum(1) ** 2) * (total**2 - (true**2).sum(1))
@@ -223,16 +223,6 @@ def areas(positives: Floats, negatives: Floats) -> tuple[Floats, Floats]:
     nothing = np.full(len(both), np.nan)
     roc = np.divide(won, both, out=nothing.copy(), where=both > 0)
     return roc, np.divide(stepped, hits[:, -1], out=nothing, where=both > 0)
-
-
-def grouped(scores: NDArray[np.float32], most: int) -> NDArray[np.int64]:
-    """Each sample's group, from 0: one for each value, or, if those are too many, of about equally many samples. Shapes: (N,) -> (N,)."""
-    values, places = np.unique(scores, return_inverse=True)
-    if len(values) <= most:
-        return places.astype(np.int64)
-    before = np.cumsum(np.bincount(places)) - 1
-    wide = before * most // len(scores)
-    return np.unique(wide[places], return_inverse=True)[1].astype(np.int64)
 
 
 def bin_of(sure: Floats) -> NDArray[np.int64]:

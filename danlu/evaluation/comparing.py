@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 from scipy import stats
 
 from danlu.base.errors import ConfigError, DataError
+from danlu.evaluation.differing import place_of
 from danlu.evaluation.evaluated import Evaluation, read_evaluation
 from danlu.evaluation.figures import LOWER_IS_BETTER, Column, Figure, Scores, interval, resampled
 from danlu.evaluation.kinds import scores_for
@@ -68,6 +68,7 @@ class Pair:
 class Comparison:
     """Evaluations side by side under names that tell them apart, and every pair of them."""
 
+    folders: tuple[Path, ...]
     names: tuple[str, ...]
     score: str
     evaluations: tuple[Evaluation, ...]
@@ -114,7 +115,7 @@ def compare(folders: Sequence[Path], *, score: str = "", seed: int = 0) -> Compa
     ]
     adjusted = holm([pair.p for pair in found])
     pairs = tuple(replace(pair, p_of_all=p) for pair, p in zip(found, adjusted, strict=True))
-    return Comparison(names=names, score=score, evaluations=tuple(evaluations), pairs=pairs)
+    return Comparison(folders=tuple(folders), names=names, score=score, evaluations=tuple(evaluations), pairs=pairs)
 
 
 def read_scored(folder: Path, evaluation: Evaluation) -> Scored:
@@ -125,7 +126,7 @@ def read_scored(folder: Path, evaluation: Evaluation) -> Scored:
 
     def take() -> None:
         scores.add([sample.expected for sample in batch], [sample.answer for sample in batch])
-        places.add([_place(sample) for sample in batch])
+        places.add([place_of(sample) for sample in batch])
         right.add([sample.score for sample in batch])
         batch.clear()
 
@@ -135,11 +136,6 @@ def read_scored(folder: Path, evaluation: Evaluation) -> Scored:
             take()
     take()
     return Scored(scores=scores, places=places.array(), right=right.array())
-
-
-def _place(sample: Sample) -> int:
-    """What tells a row from others, wherever the folder of its file stands."""
-    return xxhash.xxh3_64_intdigest(f"{Path(sample.file).name}\0{sample.line}\0{sample.key}".encode())
 
 
 def _pair(first: str, one: Scored, second: str, other: Scored, score: str, share: str | None, seed: int) -> Pair:

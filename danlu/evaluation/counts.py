@@ -11,6 +11,7 @@ from scipy import sparse
 
 from danlu.evaluation.figures import SEPARATOR, Floats
 
+RATES = ("precision", "recall", "f1")
 AVERAGES = ("micro", "macro", "weighted")
 
 

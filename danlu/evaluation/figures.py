@@ -16,7 +16,7 @@ from danlu.data.answers import Answer
 
 DRAWS = 1000
 SHARE = 0.95  # of the draws that lie within an interval
-AT_ONCE = 4_000_000  # weights in memory at a time: 32 MB
+AT_ONCE, WIDEST = 2_000_000, 32_768  # numbers in memory at a time (16 MB), and columns that a part's sums may have
 TURNED = 1024  # samples
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mse", "mae"})
 SEPARATOR = "/"  # f1/spam is the f1 of the class spam
@@ -134,7 +134,7 @@ def resampled(parts: Sequence[Part], count: int, *, seed: int, draws: int = DRAW
     random = np.random.default_rng(seed)
     found: dict[str, list[Floats]] = {}
     own = {name: float(value[0]) for part in parts for name, value in part.of(np.ones((count, 1))).items()}
-    step = max(1, min(draws, AT_ONCE // max(count, 1)))
+    step = max(1, min(draws, AT_ONCE // max(count, WIDEST)))
     for begin in range(0, draws, step):
         weights = _drawn(random, count, min(step, draws - begin))
         for part in parts:
@@ -168,6 +168,19 @@ def means_of(names: Sequence[str], matrix: Floats) -> Sums:
     return Sums(
         matrix=sparse.csr_matrix(matrix), formula=lambda sums, total: {name: sums[:, place] / total for place, name in enumerate(names)}
     )
+
+
+def grouped(values: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """Each number's group, from the lowest: one for each value, or of about equally many if those are too many.
+
+    Shapes: (N,) -> (N,).
+    """
+    distinct, places = np.unique(values, return_inverse=True)
+    if len(distinct) <= most:
+        return places.astype(np.int64)
+    before = np.cumsum(np.bincount(places)) - 1
+    wide = before * most // len(values)
+    return np.unique(wide[places], return_inverse=True)[1].astype(np.int64)
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,9 @@ from danlu.evaluation.checks import Ledger
 from danlu.evaluation.classes import ClassScores
 from danlu.evaluation.curves import bins_of, confusion_of, curves_of, thresholds_of
 from danlu.evaluation.environment import environment
-from danlu.evaluation.evaluated import ClassFigures, Evaluation, Subject
+from danlu.evaluation.evaluated import EVALUATION, ClassFigures, Evaluation, Subject
 from danlu.evaluation.figures import SEPARATOR, Figure, Scores, bootstrap
-from danlu.evaluation.kinds import scores_for
+from danlu.evaluation.kinds import figure_names, scores_for
 from danlu.evaluation.samples import SAMPLES, expected_of, line_of
 from danlu.evaluation.slices import slices_of
 from danlu.tasks.base import SCORES, Task
@@ -61,7 +61,11 @@ def measure(
     Raises: DataError if more than `max_bad` of the rows could not be scored, or none, and then nothing is written; or, with file:line, if
     an answer is none: scores that are no numbers, an unknown label, too few tags. ConfigError if the main figure is none of the kind.
     """
+    for name, count in (("limit", limit), ("batch", batch)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name} came as {count}; expected at least 1")
     began = time.perf_counter()
+    wanted = _wanted_figure(score or task.score, task, answerer.labels)
     scores, ledger = scores_for(task.kind, answerer.labels), Ledger(kind=task.kind, trained_on=trained_on)
     asking = _Asking(task, answerer, scores, ledger, batch)
 
@@ -69,11 +73,12 @@ def measure(
         asking.through(iter(stream) if limit is None else islice(stream, limit), file)
         lost = ledger.set_aside_count + ledger.refused_count
         check_share(ledger.set_aside + ledger.refused, len(scores), task.kind, data, max_bad, lost)
+        (folder / EVALUATION).unlink(missing_ok=True)  # an older one would speak of samples that are no longer there
 
     write_whole(folder / SAMPLES, written)
     wall_seconds = time.perf_counter() - began
     found = bootstrap(scores, seed=seed)
-    main, notes = _main_figure(score or task.score, task, found)
+    main, notes = _told_figure(wanted, task, found)
     classes = scores if isinstance(scores, ClassScores) else None
     evaluation = Evaluation(
         subject=Subject(
@@ -182,19 +187,20 @@ class _Asking:
         return ""
 
 
-def _main_figure(wanted: str, task: Task, found: dict[str, Figure]) -> tuple[str, list[str]]:
-    """The main figure's name; the kind's own where the data cannot tell the wanted one."""
-    names = [name for name in found if SEPARATOR not in name]
-    if wanted in names:
-        return wanted, []
-    usual = SCORES[task.kind]
-    usual = usual if usual in names else next(iter(names))
-    if wanted not in NEEDING:
+def _wanted_figure(wanted: str, task: Task, labels: Sequence[str]) -> str:
+    """The main figure's name. Raises: ConfigError if the kind has none of that name."""
+    names = figure_names(task.kind, labels)
+    if wanted not in names:
         raise ConfigError(f"the figure {wanted!r} is none of {task.kind}; expected {', '.join(names)}")
+    return wanted
+
+
+def _told_figure(wanted: str, task: Task, found: Mapping[str, Figure]) -> tuple[str, list[str]]:
+    """The main figure, or the kind's own where the data cannot tell the wanted one, and then a word about it."""
+    if wanted in found:
+        return wanted, []
+    usual = SCORES[task.kind] if SCORES[task.kind] in found else next(iter(found))
     return usual, [f"{wanted} cannot be told of this data; {usual} stands in its place"]
-
-
-NEEDING = frozenset({"roc_auc", "average_precision", "spearman", "pearson", "r2", "log_loss", "brier", "ece", "right_probability"})
 
 
 def _per_class(found: dict[str, Figure], scores: Scores) -> tuple[ClassFigures, ...]:

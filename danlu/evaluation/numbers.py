@@ -11,7 +11,9 @@ from scipy import sparse, stats
 from sklearn import metrics
 
 from danlu.data.answers import Answer
-from danlu.evaluation.figures import Column, Expected, Floats, Part, Scores, Sums, finite
+from danlu.evaluation.figures import Column, Expected, Floats, Part, Scores, Sums, finite, grouped
+
+MOST_GROUPS = 8192  # of nearly equal numbers, in the bootstrap of ranks
 
 
 class NumberScores(Scores):
@@ -52,15 +54,21 @@ class NumberScores(Scores):
         off = truth - told
         x, y = truth - truth.mean(), told - told.mean()  # or the squares would be differences of large numbers
         moments = Sums(matrix=sparse.csr_matrix(np.stack([off**2, np.abs(off), x, y, x * x, y * y, x * y], 1)), formula=_from_moments)
-        return [moments] if wanted is not None and "spearman" not in wanted else [moments, Ranked(truth, told)]
+        return (
+            [moments]
+            if wanted is not None and "spearman" not in wanted
+            else [moments, Ranked(*(grouped(each, MOST_GROUPS) for each in (truth, told)))]
+        )
 
 
 class Ranked(Part):
-    """Spearman's correlation of weighted samples: ranks depend on what was drawn, so each draw is counted by itself."""
+    """Spearman's correlation of weighted samples: ranks depend on what was drawn, so each draw is counted by itself.
 
-    def __init__(self, truth: Floats, told: Floats) -> None:
-        self.columns = (truth, told)
-        self.places = [np.unique(column, return_inverse=True)[1] for column in self.columns]
+    Shapes: places, two of (N,): each sample's group of equal, or nearly equal, numbers, from the lowest.
+    """
+
+    def __init__(self, *places: NDArray[np.int64]) -> None:
+        self.places = places
 
     def of(self, weights: Floats) -> dict[str, Floats]:
         """Shapes: weights (N, draws) -> (draws,)."""
@@ -68,18 +76,17 @@ class Ranked(Part):
 
     def rows(self, chosen: NDArray[np.intp]) -> Ranked:
         """The same of some samples only."""
-        return Ranked(*(column[chosen] for column in self.columns))
+        return Ranked(*(each[chosen] for each in self.places))
 
     def _one(self, weights: Floats) -> float:
-        ranks = []
+        ranks, spreads, middle = [], [], weights.sum() / 2
         for places in self.places:
             counts = np.bincount(places, weights)
-            middle = np.cumsum(counts) - counts / 2  # half a place below the mean rank of those that are equal: the same for all
-            ranks.append(middle[places])
-        total = weights.sum()
-        x, y = (each - total / 2 for each in ranks)
-        across = (weights * x * x).sum() * (weights * y * y).sum()
-        return float((weights * x * y).sum() / np.sqrt(across)) if across > 0 else np.nan
+            rank = np.cumsum(counts) - counts / 2 - middle  # the mean rank of those that are equal, less that of all
+            ranks.append(rank[places])
+            spreads.append((counts * rank * rank).sum())
+        across = spreads[0] * spreads[1]
+        return float((weights * ranks[0] * ranks[1]).sum() / np.sqrt(across)) if across > 0 else np.nan
 
 
 def _from_moments(sums: Floats, total: Floats) -> dict[str, Floats]:

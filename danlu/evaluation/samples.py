@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from danlu.data.examples import (
 from danlu.evaluation.figures import Expected
 
 SAMPLES = "samples.jsonl"
+OUTSIDE = "O"  # the tag of a token in no entity
 OWN_ANSWER = ("label", "tags", "answers", "target", "answer")  # fields that hold what should be answered, and are told as `expected`
 
 
@@ -53,7 +54,7 @@ class Sample:
         choices = self.given.get("choices")
         if choices and answer.label.isdecimal() and int(answer.label) < len(choices):
             return str(choices[int(answer.label)])
-        return answer.text or answer.label or " ".join(answer.tags) or ("" if math.isnan(answer.value) else f"{answer.value:g}")
+        return answer.text or answer.label or self._tagged(answer.tags) or ("" if math.isnan(answer.value) else f"{answer.value:g}")
 
     def wanted(self) -> str:
         """What should have been answered, for people."""
@@ -62,7 +63,12 @@ class Sample:
             return str(choices[self.expected])
         if isinstance(self.expected, str | int | float):
             return f"{self.expected:g}" if isinstance(self.expected, float) else str(self.expected)
-        return (" " if "tokens" in self.given else " | ").join(self.expected)
+        return self._tagged(self.expected) if "tokens" in self.given else " | ".join(self.expected)
+
+    def _tagged(self, tags: Sequence[str]) -> str:
+        """Tokens that have a tag, with it."""
+        tokens = self.given.get("tokens", ())
+        return " ".join(f"{token}/{tag}" for token, tag in zip(tokens, tags, strict=False) if tag != OUTSIDE)
 
     def sureness(self) -> float:
         """How sure the model was of its answer; NaN if it does not say."""

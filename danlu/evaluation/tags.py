@@ -13,11 +13,11 @@ from scipy import sparse
 from seqeval.metrics.sequence_labeling import get_entities
 
 from danlu.data.answers import Answer
-from danlu.evaluation.counts import AVERAGES, averaged, by_class, cells
+from danlu.evaluation.counts import AVERAGES, RATES, averaged, by_class, cells
 from danlu.evaluation.figures import Column, Expected, Floats, Part, Scores, Sums, finite
+from danlu.evaluation.samples import OUTSIDE
 
 IOB2 = re.compile(r"O|[BI]-.+")
-OUTSIDE = "O"
 
 
 class TagScores(Scores):
@@ -99,7 +99,7 @@ class _Tally:
         def formula(sums: Floats, _: Floats) -> dict[str, Floats]:
             right, told, true = (sums[:, begin : begin + number] for begin in range(0, 3 * number, number))
             kept = averaged(right[:, present], told[:, present], true[:, present], np.ones(int(present.sum()), bool))
-            plain = {figure: kept[f"{figure}_{AVERAGES[0]}"] for figure in ("precision", "recall", "f1")}
+            plain = {figure: kept[f"{figure}_{AVERAGES[0]}"] for figure in RATES}
             return plain | kept | by_class(right, told, true, names)
 
         return Sums(matrix=matrix, formula=formula)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from itertools import combinations, islice
 from pathlib import Path
 
 from danlu.base.storage import write_whole
 from danlu.evaluation.checks import NAMED, Checks
 from danlu.evaluation.comparing import Comparison, Pair
 from danlu.evaluation.curves import Line
+from danlu.evaluation.differing import find_differing
 from danlu.evaluation.evaluated import Evaluation, read_evaluation
 from danlu.evaluation.samples import SAMPLES, read_samples
 from danlu.reports.comparison import differences
@@ -25,24 +27,26 @@ from danlu.reports.figures import (
     title_of,
     with_interval,
 )
-from danlu.reports.mistakes import Mistakes, find_mistakes, mistake_cards
+from danlu.reports.mistakes import DECIDED, Mistakes, differing_cards, find_mistakes, mistake_cards
 from danlu.reports.page import page_of
 from danlu.reports.plots import PlotLine, draw_shares, draw_whisker
 from danlu.reports.tables import Markup, duration, html_table
 
+MOST_PAIRS = 3  # whose differing rows are shown
 REPORT, COMPARED = "report.html", "compare.html"
 STYLE = """
 main { display: block; } .lead { opacity: 1; } small { opacity: .7; font-size: .85em; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
-.tile { flex: 1 1 9rem; border: 1px solid var(--faint); border-radius: .6rem; padding: .7rem 1rem; display: flex; flex-direction: column; }
+.tile { flex: 1 1 9rem; box-sizing: border-box; border: 1px solid var(--faint); border-radius: .6rem;
+  padding: .7rem 1rem; display: flex; flex-direction: column; }
 .tile b { font-size: 1.6rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .tile.main { background: rgba(0,114,178,.13); border-color: rgba(0,114,178,.5); } .tile span { font-size: .9em; opacity: .85; }
 .note { border-left: 4px solid #E69F00; padding: .4rem .9rem; margin: .6rem 0; background: rgba(230,159,0,.1); opacity: 1; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1.2rem 1.8rem; }
-.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; } .beside > div { min-width: 0; max-width: 100%; }
+.beside { display: flex; flex-wrap: wrap; gap: 1.2rem 3rem; } .beside > div { min-width: 0; max-width: 100%; }
 .plots figure { max-width: 28rem; } figcaption { font-weight: 600; margin-bottom: .3rem; }
 td small { white-space: nowrap; } svg.whisker { vertical-align: middle; width: 160px; }
-td { overflow-wrap: break-word; max-width: 34rem; }
+td { overflow-wrap: break-word; max-width: 34rem; } td:first-child { min-width: 7rem; }
 table.confusion td { text-align: right; padding: .3em .55em; border: 1px solid var(--paper); min-width: 2.2em; }
 table.confusion th { text-align: left; padding: .3em .7em; border: 0; white-space: nowrap; font-weight: 500; }
 table.confusion thead th { vertical-align: bottom; text-align: right; }
@@ -57,7 +61,7 @@ article { border: 1px solid var(--faint); border-radius: .6rem; padding: .8rem 1
   display: flex; flex-direction: column; } article dl { margin-top: auto; } article .text { margin-bottom: .6rem; }
 article .text { white-space: pre-line; }
 article dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin-bottom: .6rem; }
-article dt { opacity: .65; } article dd { margin: 0; } summary { cursor: pointer; }
+article dt { opacity: .65; max-width: 9rem; } article dd { margin: 0; } summary { cursor: pointer; }
 @media (max-width: 40rem) { body { padding: 0 1rem; margin: 1rem auto; } }
 """
 
@@ -89,8 +93,7 @@ def report_of(evaluation: Evaluation, mistakes: Mistakes) -> str:
     if plots := _plots(evaluation):
         parts.append(_section("Curves and calibration", f'<div class="plots">{plots}</div>'))
     if evaluation.thresholds and evaluation.confusion:
-        said = "<p>The best ones are chosen on these very rows, which flatters them: choose on others, and give the threshold here.</p>"
-        parts.append(_section("Thresholds", threshold_table(evaluation.thresholds, evaluation.confusion.labels[-1]) + said))
+        parts.append(_section("Thresholds", threshold_table(evaluation.thresholds, evaluation.confusion.labels[-1])))
     if evaluation.confusion:
         parts.append(_section("Confusion", confusion_table(evaluation.confusion)))
         if len(evaluation.confusion.labels) > 2:
@@ -177,7 +180,7 @@ def _checks(checks: Checks) -> str:
             else ""
         )
 
-    leaks = "not known: what was trained on is not given" if checks.leaks is None else f"{checks.leaks:,}"
+    leaks = ("not known", "what was trained on is not given") if checks.leaks is None else (f"{checks.leaks:,}", "")
     rows = [
         ["rows read", f"{checks.rows:,}", ""],
         ["scored", f"{checks.scored:,}", ""],
@@ -190,7 +193,7 @@ def _checks(checks: Checks) -> str:
         ["read in part", f"{checks.cut:,}", f"{checks.cut_tokens:,} tokens left out" if checks.cut else ""],
         ["duplicates within the data", f"{checks.duplicates:,}", named(checks.first_duplicates, checks.duplicates)],
         ["duplicates that want another answer", f"{checks.contradictions:,}", ""],
-        ["also in training", leaks, named(checks.first_leaks, checks.leaks or 0)],
+        ["also in training", leaks[0], leaks[1] or named(checks.first_leaks, checks.leaks or 0)],
     ]
     return html_table(("what", "rows", "which"), rows, ("rows",))
 
@@ -238,12 +241,25 @@ def comparison_of(comparison: Comparison) -> str:
     if len(lines) == len(names) and all(len(each) == 1 for each in lines):
         own = [Line(name=name, x=each[0].x, y=each[0].y) for name, each in zip(names, lines, strict=True)]
         parts.append(_section("Curves", f'<div class="plots">{_roc(own)}</div>'))
+    parts += _differing(comparison)
     told = [{"data": each.subject.data, "part": each.subject.part, "seed": each.seed, **each.environment} for each in evaluations]
     apart = differences(told)
     parts.append(
         _section("Data and environment that differ", html_table(("", *names), apart, names) if apart else "<p>none: all are the same</p>")
     )
     return "".join(parts)
+
+
+def _differing(comparison: Comparison) -> list[str]:
+    """Rows that one of a pair has right and the other wrong, for the first few pairs."""
+    kind, parts = comparison.evaluations[0].subject.kind, []
+    for first, second in islice(combinations(range(len(comparison.names)), 2), MOST_PAIRS):
+        names = (comparison.names[first], comparison.names[second])
+        found = find_differing(comparison.folders[first], comparison.folders[second], less_is_better=kind == "regress")
+        for better, worse, rows in ((*names, found.first_better), (*names[::-1], found.second_better)):
+            title = f"{better} right, {worse} wrong" if kind in DECIDED else f"{better} better than {worse}"
+            parts += [_section(title, differing_cards(rows, names, kind))] if rows else []
+    return parts
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from danlu.evaluation.counts import AVERAGES
+from danlu.evaluation.counts import AVERAGES, RATES
 from danlu.evaluation.curves import Threshold
 from danlu.evaluation.evaluated import ClassFigures
 from danlu.evaluation.figures import LOWER_IS_BETTER, Figure
@@ -38,8 +38,23 @@ NAMES = {
     "spearman": "Spearman",
 }
 TILES = 5
-FIRST_IN_TILES = ("f1_macro", "f1", "exact_match", "mcc", "roc_auc", "ece", "pearson", "mae", "mrr", "recall_at_10", "log_loss", "token_f1")
-RATES = ("precision", "recall", "f1")
+FIRST_IN_TILES = (
+    "f1_macro",
+    "f1",
+    "exact_match",
+    "mcc",
+    "roc_auc",
+    "ece",
+    "pearson",
+    "mae",
+    "mrr",
+    "recall_at_10",
+    "log_loss",
+    "token_f1",
+    "accuracy",
+    "precision",
+    "recall",
+)
 OF_A_CLASS = ("precision", "recall", "f1", "roc_auc", "average_precision")
 
 
@@ -126,10 +141,14 @@ def slice_table(slices: Sequence[Slice], score: str, whole: Figure) -> str:
 
 
 def threshold_table(thresholds: Sequence[Threshold], positive: str) -> str:
-    """What each threshold of the positive class comes to."""
-    columns = ("chosen by", f"score of {positive} from", "Accuracy", "Precision", "Recall", "F1", "Specificity")
+    """What each threshold of the positive class comes to, and a warning of those that were chosen here."""
+    columns = ("chosen by", "score from", "Accuracy", "Precision", "Recall", "F1", "Specificity")
     rows = [
         [each.why, *(f"{value:.3f}" for value in (each.threshold, each.accuracy, each.precision, each.recall, each.f1, each.specificity))]
         for each in thresholds
     ]
-    return html_table(columns, rows, columns[1:])
+    said = (
+        f"Said to be {html.escape(positive)} from this score on. The best thresholds are chosen on these very rows, which flatters them: "
+        "choose on others, and give the threshold here."
+    )
+    return f"{html_table(columns, rows, columns[1:])}<p>{said}</p>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from danlu.evaluation.evaluated import Evaluation
@@ -72,15 +72,25 @@ def mistake_cards(samples: Iterable[Sample], kind: str) -> str:
     return f'<div class="cards">{"".join(_card(sample, kind) for sample in samples)}</div>'
 
 
-def _card(sample: Sample, kind: str) -> str:
-    sure = sample.sureness()
-    told = (
-        f" <small>sure to {sure:.1%}</small>" if math.isfinite(sure) else "" if kind in DECIDED else f" <small>{sample.score:.3f}</small>"
-    )
-    pairs = (("wanted", sample.wanted(), ""), ("answered", sample.told(), told))
-    rows = "".join(f"<dt>{name}</dt><dd>{folded(text) or '<i>nothing</i>'}{more}</dd>" for name, text, more in pairs)
+def differing_cards(pairs: Iterable[tuple[Sample, Sample]], names: tuple[str, str], kind: str) -> str:
+    """Rows that two models answered apart, each with what both said."""
+    return f'<div class="cards">{"".join(_card(pair[0], kind, list(zip(names, pair, strict=True))) for pair in pairs)}</div>'
+
+
+def _card(sample: Sample, kind: str, answers: Sequence[tuple[str, Sample]] = ()) -> str:
+    told = [(name, each.told(), _beside(each, kind)) for name, each in answers or (("answered", sample),)]
+    lines = (("wanted", sample.wanted(), ""), *told)
+    rows = "".join(f"<dt>{html.escape(name)}</dt><dd>{folded(text) or '<i>nothing</i>'}{more}</dd>" for name, text, more in lines)
     place = html.escape(f"{sample.file}:{sample.line}")
     return f'<article><div class="text">{folded(sample.text())}</div><dl>{rows}</dl><small>{place}</small></article>'
+
+
+def _beside(sample: Sample, kind: str) -> str:
+    """How sure an answer was, or how good it is where that is not said."""
+    sure = sample.sureness()
+    if math.isfinite(sure):
+        return f" <small>sure to {sure:.1%}</small>"
+    return "" if kind in DECIDED else f" <small>{sample.score:.3f}</small>"
 
 
 def folded(text: str) -> str:

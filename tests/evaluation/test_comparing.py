@@ -11,6 +11,7 @@ from danlu.base.errors import ConfigError, DataError
 from danlu.data.answers import Answer, Refused
 from danlu.data.examples import ClassifyExample, Example, Placed, RegressExample
 from danlu.evaluation.comparing import compare, holm, mcnemar
+from danlu.evaluation.differing import find_differing
 from danlu.evaluation.measure import measure
 from danlu.tasks.base import Task
 
@@ -87,6 +88,15 @@ def test_where_less_is_better_less_wins(tmp_path: Path) -> None:
     pair = compare([far, near]).pairs[0]
     assert pair.difference.value > 0 and str(pair).startswith("near is better than far") and pair.test == "paired bootstrap"
     assert pair.only_first is None
+
+
+def test_rows_that_differ_are_those_that_one_alone_has_right(tmp_path: Path) -> None:
+    one, other = measured(tmp_path, "one", 0.9, rows(0, 200), 0), measured(tmp_path, "other", 0.6, rows(0, 200)[::-1], 1)
+    found = find_differing(one, other, most=4)
+    assert len(found.first_better) == 4 and all(a.score == 1 and b.score == 0 and a.line == b.line for a, b in found.first_better)
+    sure = [b.sureness() for _, b in found.first_better]
+    assert sure == sorted(sure, reverse=True) and all(a.score == 0 and b.score == 1 for a, b in found.second_better)
+    assert find_differing(one, one).first_better == ()
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

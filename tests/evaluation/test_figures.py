@@ -11,7 +11,7 @@ from sklearn import metrics
 from danlu.data.answers import Answer
 from danlu.evaluation.classes import ClassScores
 from danlu.evaluation.figures import Figure, Part, Scores, bootstrap, resampled
-from danlu.evaluation.kinds import scores_for
+from danlu.evaluation.kinds import figure_names, scores_for
 from danlu.evaluation.means import ChoiceScores, RankScores
 from danlu.evaluation.numbers import NumberScores
 from danlu.evaluation.tags import TagScores
@@ -257,3 +257,12 @@ def test_many_draws_at_once_are_the_draws_one_by_one() -> None:
 def test_scores_come_by_kind() -> None:
     assert isinstance(scores_for("classify", ("a", "b")), ClassScores) and isinstance(scores_for("chat"), TextScores)
     assert isinstance(scores_for("label"), TagScores) and len(scores_for("retrieve")) == 0
+
+
+def test_the_names_of_figures_are_those_that_come() -> None:
+    def plain(scores: Scores) -> set[str]:
+        return {name for name in scores.figures() if "/" not in name}
+
+    assert plain(classes(50)) == set(figure_names("classify", LABELS))
+    assert plain(classes(50, ("no", "yes"))) == set(figure_names("classify", ("no", "yes")))
+    assert plain(tagged(*sentences(20))) == set(figure_names("label")) and plain(numbers(30)) == set(figure_names("regress"))

@@ -196,8 +196,24 @@ def test_one_class_only_is_said_and_the_wanted_figure_replaced(tmp_path: Path) -
     found = measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), only, tmp_path, data="d", part="test", score="roc_auc")
     assert found.score == "accuracy" and "roc_auc" not in found.figures
     assert any("roc_auc cannot be told" in said for said in found.warnings) and any("one class, good" in said for said in found.warnings)
-    with pytest.raises(ConfigError, match="'bleu' is none of classify; expected accuracy"):
+    with pytest.raises(ConfigError, match="'bleu' is none of classify; expected accuracy, mcc"):
         measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), only, tmp_path, data="d", part="test", score="bleu")
+
+
+def test_an_older_evaluation_is_replaced_whole_and_kept_if_the_new_one_fails(tmp_path: Path) -> None:
+    measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), rows(30), tmp_path, data="d", part="test")
+    before = read_evaluation(tmp_path)
+    with pytest.raises(DataError):
+        measure(CLASSIFY, Fixed(("x", "y"), RIGHT), rows(20), tmp_path, data="d", part="test")
+    assert read_evaluation(tmp_path) == before and len(list(read_samples(tmp_path / SAMPLES))) == 30
+    measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), rows(20), tmp_path, data="d", part="test")
+    assert read_evaluation(tmp_path).checks.rows == len(list(read_samples(tmp_path / SAMPLES))) == 20
+
+
+@pytest.mark.parametrize("given", [{"limit": 0}, {"batch": 0}])
+def test_counts_that_are_none_are_refused(given: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="came as 0; expected at least 1"):
+        measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), rows(5), tmp_path, data="d", part="test", **given)
 
 
 def test_limit_takes_the_first_rows_and_asks_no_more(tmp_path: Path) -> None:
