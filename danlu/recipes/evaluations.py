@@ -65,7 +65,8 @@ def compare(names: Sequence[str], task: str | None, out: Path, json: bool) -> An
     folders = [_evaluation_of(name, task) for name in names]
     found = compare_evaluations(folders)
     report = write_comparison(found, out)
-    print(encoder.dumps({**asdict(found), "report": str(report)}, ensure_ascii=False) if json else f"{found}\nreport: {report}", flush=True)
+    told = {"names": found.names, "score": found.score, "pairs": [asdict(pair) for pair in found.pairs], "report": str(report)}
+    print(encoder.dumps(told, ensure_ascii=False) if json else f"{found}\nreport: {report}", flush=True)
     return found
 
 

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+import danlu
+from danlu.base.errors import ConfigError, DataError
+from danlu.base.run import Run
+
+OWN = """
+from danlu.tasks.base import Task
+
+TASKS = (
+    Task(name="ages", kind="classify", what="old or new", prompt="{text}\\nAge:", words={"new": "young", "old": "aged"}),
+    Task(name="numbers", kind="regress", what="a number"),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows to learn from and to measure on, in a class that a word tells, and some in the wrong one; two runs; a file of own tasks."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    rows = [{"text": f"{word} river {number}", "label": word} for number in range(40) for word in ("old", "new")]
+    test = [{"text": f"{word} stone {number}", "label": word if number % 5 else "old"} for number in range(30) for word in ("old", "new")]
+    for name, content in (("train", rows), ("test", test)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
+    (folder / "own.py").write_text(OWN)
+    for name, steps in (("long", 60), ("short", 1)):
+        danlu.train("rnn/gru-nano", task="classify", data=folder / "train.jsonl", steps=steps, runs=folder, name=name, threads=1)
+    return folder
+
+
+def samples(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_run_is_measured_at_what_it_was_trained_for_with_all_that_is_kept(place: Path) -> None:
+    found = danlu.evaluate(str(place / "long"), data=place / "test.jsonl")
+    folder = place / "long" / "evaluation" / "classify"
+    kept = samples(folder)
+    truth, said = ([row[name] if name == "expected" else row[name]["label"] for row in kept] for name in ("expected", "answer"))  # type: ignore[index]
+    assert len(kept) == 60 and found.figures["accuracy"].value == pytest.approx(accuracy_score(truth, said))
+    assert found.figures["f1_macro"].value == pytest.approx(f1_score(truth, said, average="macro"))
+    assert 0.7 < found.main.low < found.main.value < found.main.high < 1
+    assert "<html" in (folder / "report.html").read_text("utf-8") and found.checks.leaks == 0
+    assert Run(place / "long").evaluations()["classify"]["accuracy"] == found.main.value
+    again = danlu.evaluate(str(place / "long"), task="classify", data=str(place / "test.jsonl"), out=place / "again")
+    assert again.figures == found.figures and samples(place / "again") == kept
+
+
+def test_rows_that_were_trained_on_are_named(place: Path) -> None:
+    (place / "leaky.jsonl").write_text((place / "test.jsonl").read_text() + "\n" + (place / "train.jsonl").read_text().splitlines()[3])
+    found = danlu.evaluate(str(place / "long"), data=place / "leaky.jsonl", out=place / "leaky")
+    assert found.checks.leaks == 1 and "leaky.jsonl:61" in str(found.checks)
+
+
+def test_evaluations_are_compared_by_a_paired_test(place: Path) -> None:
+    for name in ("long", "short"):
+        danlu.evaluate(str(place / name), data=place / "test.jsonl")
+    found = danlu.evaluate(compare=(str(place / "long"), str(place / "short")), out=place / "compared")
+    (pair,) = found.pairs
+    assert pair.difference.value > 0.1 and pair.p < 0.01 and "is better" in str(pair)
+    assert "is better" in (place / "compared" / "compare.html").read_text("utf-8")
+    with pytest.raises(ConfigError, match="measure first: danlu evaluate"):
+        danlu.evaluate(compare=(str(place / "long"), str(place / "nothing")))
+
+
+def test_a_task_of_ones_own_is_trained_measured_applied_and_prompted(place: Path) -> None:
+    task = f"{place / 'own.py'}:ages"
+    made = danlu.train("rnn/gru-nano", task=task, data=place / "train.jsonl", steps=40, runs=place, name="ages", threads=1)
+    assert danlu.evaluate(made.run, data=place / "test.jsonl").subject.task == "ages"
+    assert danlu.task(task, made.run)(["old river"])[0].label == "old"
+    with pytest.raises(ConfigError, match="holds ages, numbers; expected"):
+        danlu.evaluate(made.run, task=str(place / "own.py"), data=place / "test.jsonl")
+
+
+def test_the_command_line_tells_one_object_or_a_table_and_one_line_of_what_is_wrong(place: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "danlu", "evaluate", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=place)
+
+    done = run("long", "--task", "classify", "--data", "test.jsonl", "--json")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and told["rows"] == 60 and told["intervals"]["accuracy"]["low"] < told["accuracy"]
+    assert Path(place / told["report"]).is_file()
+    compared = run("--compare", "long", "short", "--task", "classify", "--json")
+    assert compared.returncode == 0 and json.loads(compared.stdout.splitlines()[-1])["pairs"]
+    for arguments, expected in (
+        (("long", "--task", "clasify"), "did you mean classify?"),
+        (("long", "--task", "classify"), "give --data FILE"),
+        (("long", "--task", "span", "--data", "test.jsonl"), "does not answer span"),
+        ((), "no model came"),
+    ):
+        wrong = run(*arguments)
+        assert wrong.returncode == 2 and expected in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+
+
+def test_bad_rows_are_set_aside_with_file_line_and_reason_until_there_are_too_many(place: Path) -> None:
+    good = (place / "test.jsonl").read_text()
+    (place / "odd.jsonl").write_text(good + '\n{"text": "", "label": "old"}\n{"text": "x", "label": "ancient"}\nno json')
+    found = danlu.evaluate(str(place / "long"), data=place / "odd.jsonl", out=place / "odd")
+    assert found.checks.set_aside == 3 and found.checks.scored == 60 and "odd.jsonl:62" in str(found.checks)
+    (place / "worse.jsonl").write_text(good.replace('"old"}', '"ancient"}'))
+    with pytest.raises(DataError, match="ancient"):
+        danlu.evaluate(str(place / "long"), data=place / "worse.jsonl", out=place / "worse")
+    (place / "single.jsonl").write_text("\n".join(json.dumps({"text": f"old {number}", "label": "old"}) for number in range(20)))
+    assert any(
+        "one class" in warning for warning in danlu.evaluate(str(place / "long"), data=place / "single.jsonl", out=place / "s").warnings
+    )
+    with pytest.raises(DataError, match="column"):
+        (place / "column.jsonl").write_text("\n".join(json.dumps({"words": "x", "label": "old"}) for _ in range(5)))
+        danlu.evaluate(str(place / "long"), data=place / "column.jsonl", out=place / "c")
+
+
+def test_folds_train_measure_and_leave_an_ensemble(place: Path) -> None:
+    how = {"task": "classify", "data": place / "train.jsonl", "steps": 40, "runs": place, "threads": 1}
+    made = danlu.train("rnn/gru-nano", name="folded", folds=3, **how)
+    assert len(made.members) == 3 and made.together.checks.scored == 80 and made.mean > 0.8
+    assert (place / "folded" / "evaluation" / "classify" / "report.html").is_file()
+    found = danlu.evaluate(str(place / "folded"), data=place / "test.jsonl")
+    assert found.checks.leaks == 0 and found.main.value > 0.7
+    with pytest.raises(ConfigError, match="there already"):
+        danlu.train("rnn/gru-nano", name="folded", folds=3, **how)
+    again = danlu.train("rnn/gru-nano", name="folded", folds=3, resume=True, **how)
+    assert again.members == made.members
