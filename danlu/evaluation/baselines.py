@@ -122,13 +122,16 @@ class Nearest:
 
 
 class Search:
-    """Documents by the cosine of their TF-IDF with the query's; those that several rows share are one document."""
+    """Documents by the cosine of their TF-IDF with the query's; those that several rows share are one document.
+
+    Characters are counted where nothing else is asked for: they find a document whose words have other endings.
+    """
 
     labels: tuple[str, ...] = ()
 
     def __init__(self, words: Words | None = None) -> None:
-        self.words = words
-        self.name = "TF-IDF, cosine"
+        self.words: Words = words or "chars"
+        self.name = f"TF-IDF of {self.words}, cosine"
         self.places = dict[str, int]()
 
     def fit(self, examples: Sequence[Example]) -> Search:
@@ -136,9 +139,7 @@ class Search:
         documents = list(dict.fromkeys(example.document for example in examples if isinstance(example, RetrieveExample)))
         if not documents:
             raise ConfigError("there are no documents to search in; give examples with query and document")
-        words = self.words or words_for(documents)
-        self.name = f"TF-IDF of {words}, cosine"
-        self.vectors = fitted(words, documents)
+        self.vectors = fitted(self.words, documents)
         self.known = self.vectors.transform(documents).T.tocsr()
         self.places = {document: place for place, document in enumerate(documents)}
         return self
