@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from danlu.evaluation.asking import task
     from danlu.inference.model import load
+    from danlu.recipes.apply import apply
     from danlu.recipes.evaluate import evaluate
     from danlu.recipes.export import export
     from danlu.recipes.fetch import fetch
@@ -24,10 +26,12 @@ _PLACES = {
     "evaluate": "danlu.recipes.evaluate",
     "export": "danlu.recipes.export",
     "serve": "danlu.recipes.serve",
+    "apply": "danlu.recipes.apply",
+    "task": "danlu.evaluation.asking",
     "runs": "danlu.recipes.runs",
 }
 
-__all__ = ["evaluate", "export", "fetch", "load", "prepare", "runs", "serve", "train"]  # noqa: F822: see __getattr__
+__all__ = ["apply", "evaluate", "export", "fetch", "load", "prepare", "runs", "serve", "task", "train"]  # noqa: F822: see __getattr__
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Run:
         self.profile = folder / "profile"
         self.manifest_file = folder / MANIFEST
         self._metrics = folder / "metrics.jsonl"
+        self._inputs = folder / "inputs.txt"
         self._waiting = b""
 
     @classmethod
@@ -206,6 +207,14 @@ class Run:
 
     def write_manifest(self, content: dict[str, Any]) -> None:
         write_whole(self.manifest_file, _json({"format": FORMAT, **content}))
+
+    def write_inputs(self, keys: Sequence[int]) -> None:
+        """Keep a hash of each example that is trained on, as hexadecimal lines, so that evaluation can name those it meets again."""
+        write_whole(self._inputs, "".join(f"{key:016x}\n" for key in sorted(set(keys))).encode())
+
+    def inputs(self) -> set[int]:
+        """The hashes of examples that were trained on; none if they were not kept."""
+        return {int(line, 16) for line in self._inputs.read_text().split()} if self._inputs.is_file() else set()
 
     def write_evaluation(self, task: str, content: dict[str, Any]) -> None:
         write_whole(self.folder / "evaluation" / f"{task}.json", _json(content))

@@ -37,7 +37,7 @@ def baseline(task: Task, train: Sequence[Example], words: Words | None = None) -
 
     Spans and choices need no training. What is to be retrieved is `train`, or what the answerer's fit is given.
 
-    Raises: ConfigError if there is nothing to train on; DataError if all of it is of one class.
+    Raises: ConfigError if there is nothing to train on, or the task's rows must not be; DataError if all of it is of one class.
     """
     if task.kind == "span":
         return WordOverlap()
@@ -45,6 +45,10 @@ def baseline(task: Task, train: Sequence[Example], words: Words | None = None) -
         return LongestChoice()
     if task.kind == "retrieve":
         return Search(words).fit(train) if train else Search(words)
+    if task.test_share == 1:
+        raise ConfigError(
+            f"the rows of --task {task.name} measure only, and a baseline would learn from them what it is asked; take another task"
+        )
     if not train:
         raise ConfigError(f"a baseline of --task {task.name} learns from examples and there are none; give it the training part")
     if task.kind == "label":

@@ -309,12 +309,14 @@ class Engine:
     def _extend(self, sequence: scheduler.Sequence, drawn: int, logits: Tensor) -> None:
         request = sequence.request
         request.sampled += 1
-        if drawn in self.end_ids:
-            self._end(sequence, "stop")
-            return
         token = Token(id=drawn)
         if request.sampling.logprobs is not None:
             token = scored(logits.log_softmax(-1), drawn, request.sampling.logprobs)
+        if drawn in self.end_ids:
+            text, tokens = sequence.text.finish()
+            # Who has the prompt's tokens reported counts tokens: lm-eval takes the last for the one that was drawn, whichever it was.
+            self._end(sequence, "stop", text, [*tokens, token] if request.sampling.prompt_logprobs else tokens)
+            return
         sequence.ids.append(drawn)
         sequence.generated.append(drawn)
         text, tokens, stopped = sequence.text.push(token)

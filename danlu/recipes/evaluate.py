@@ -1,136 +1,123 @@
-"""`danlu evaluate`: how good a model is on a text."""
+"""`danlu evaluate`: how good a model is, on a text or at a task, and which of several is better."""
 
 from __future__ import annotations
 
 import json as encoder
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from numpy.typing import NDArray
+from cyclopts import Parameter
 
-from danlu.base.device import choose_device, choose_precision, set_threads
-from danlu.base.errors import ConfigError, DataError
+from danlu.base.device import set_threads
+from danlu.base.errors import ConfigError
+from danlu.base.late import late
 from danlu.base.run import Run
-from danlu.data.prepared import MANIFEST, Prepared, open_prepared
-from danlu.evaluation.loss import TextLoss, measure_text
-from danlu.inputs.tokenizer import Tokenizer
-from danlu.models.loading import load_model
+from danlu.evaluation.ensemble import Members
+from danlu.evaluation.source import measure_source
 from danlu.training.config import read_sources
 
-CHUNK_CHARACTERS = 2**20  # read at once; cut at a line's end
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated(TextLoss):
-    """A score, and what it was measured on."""
-
-    task: str
-    model: str
-    data: str
-    split: str | None
-    precision: str
+TEXT = ("loss", "text")  # what the measure of a text is called
 
 
 def evaluate(
-    model: str,
+    model: str | None = None,
     *,
-    task: str = "loss",
-    data: str | None = None,
-    split: str = "validation",
+    task: str | None = None,
+    data: tuple[str, ...] | str | Path = (),
+    split: str | None = None,
+    shots: int = 0,
+    shots_by: str = "random",
+    by: str = "sum",
+    limit: int | None = None,
+    truncate: bool = False,
+    threshold: float | None = None,
+    compare: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    out: Path | None = None,
     context_length: int | None = None,
     precision: str = "float32",
     threads: int | None = None,
+    seed: int = 0,
     json: bool = False,
-) -> Evaluated:
-    """Measure a model: loss, perplexity and bits per byte, each token foretold once from the text before it in its window.
+) -> Any:
+    """Measure a model on a text or at a task; scores come with 95% intervals, every sample is kept, and a report is written.
+
+    A text: loss, perplexity and bits per byte, each token foretold once from the text before it in its window. A task: the scores of
+    its kind (accuracy, F1, ...), report.html, samples.jsonl and evaluation.json, in the run's evaluation/TASK or in --out.
 
     Parameters
     ----------
     model
-        A run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name.
+        A run, an ensemble's folder, a Hugging Face folder, a .gguf file, a catalog name, hf:owner/name, a remote endpoint as
+        api:URL#model, or `baseline`: what reaches the task's score without any Transformer.
     task
-        What to measure: "loss". More come with later versions.
+        loss; a task that brings its data (sentiment-en, squad-en, arc-easy, ...), a kind (classify, label, span, ...) with --data, or
+        tasks.py:NAME. By default what the run was trained for.
     data
-        A prepared folder, or a text file that is taken as it is, byte for byte. By default the text that a run was trained on.
+        For loss: a prepared folder, or a text file that is taken as it is; by default the text that a run was trained on. For a task:
+        files of rows with its fields; by default the task's own.
     split
-        Which part of a prepared folder: validation, test or train.
+        Which part: of a prepared folder validation (unless given), test or train; of a task test (unless given), train or all.
+    shots
+        Examples in a language model's prompt.
+    shots_by
+        How they are chosen: random, balanced (of each label as many), or nearest (to what is asked).
+    by
+        How a language model chooses: by the log-likelihood of each choice (sum), the same by the choice's length (mean: what lm-eval
+        calls acc_norm), or by what it writes (writing).
+    limit
+        Measure the first rows only.
+    truncate
+        Cut texts that the model cannot read whole, and count them.
+    threshold
+        For two classes: figures where the second class is chosen from this score on.
+    compare
+        Evaluations, or runs that were evaluated on the same data (with --task where they have several): figures side by side and paired
+        tests; instead of a model.
+    out
+        Folder for report, samples and figures; by default in the run, or evaluations/MODEL-TASK.
     context_length
-        Length of the windows; by default what the model was trained for, 1024 at most.
+        Length of a text's windows; by default what the model was trained for, 1024 at most.
     precision
         float32, bfloat16 or auto.
     threads
         CPU threads; all cores unless given.
+    seed
+        Draws the examples in prompts and the intervals.
     json
         Print one JSON object at the end.
     """
     set_threads(threads)
-    if task != "loss":
-        raise ConfigError(f"--task came as {task!r}; this version measures 'loss'")
-    source = Path(data or _data_of(model)).expanduser()
-    loaded = load_model(model)
-    if loaded.tokenizer is None:
-        raise ConfigError(f"{model} has no tokenizer, so it cannot read text; expected tokenizer.json beside its weights")
-    if loaded.family.pretraining != "next-token":
-        learns = loaded.family.pretraining.replace("-", " ")
-        raise ConfigError(f"{model} does not foretell next tokens (it learns {learns}); its own held-out loss is in its run's evaluation/")
-    device = choose_device()
-    chosen, _ = choose_precision(precision, device)
-    start = next((id for id in (loaded.tokenizer.bos_id, loaded.tokenizer.end_of_text_id) if id is not None), 0)
-    module, window = loaded.module.to(device), context_length or min(loaded.config.context_length, 1024)
-    if (source / MANIFEST).is_file():
-        prepared = open_prepared(source)
-        _check_tokenizer(prepared, loaded.tokenizer, model)
-        measured = measure_text(module, prepared.split(split), prepared.bytes(split), prepared.separator_id, chosen, window)
-    else:
-        text = TextFile(source, loaded.tokenizer)
-        measured = measure_text(module, text, text.num_bytes, start, chosen, window)
-    used = split if (source / MANIFEST).is_file() else None
-    result = Evaluated(**asdict(measured), task=task, model=model, data=str(source), split=used, precision=chosen)
+    if compare:
+        if model is not None:
+            compare = (model, *compare)
+        comparing = late("danlu.recipes.evaluations", "evaluate")  # scikit-learn takes a second to import
+        return comparing.compare(compare, task, out or Path("comparison"), json)
+    if model is None:
+        raise ConfigError("no model came; expected danlu evaluate MODEL --task TASK, or danlu evaluate --compare A B")
+    sources = (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
+    wanted = task or _trained_for(model)
+    if wanted not in TEXT:
+        measuring = late("danlu.recipes.evaluations", "evaluate")
+        asking = {"truncate": truncate, "precision": precision, "shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
+        rows = {"data": sources, "part": split or "test", "limit": limit, "threshold": threshold, "seed": seed}
+        return measuring.measure_task(model, wanted, out, asking, rows, json)
+    if len(sources) > 1:
+        raise ConfigError(f"--data came as {', '.join(sources)}; a text is measured from one source")
+    result = measure_source(model, sources[0] if sources else _data_of(model), split or "validation", context_length, precision)
     if Run(Path(model)).exists():
-        Run(Path(model)).write_evaluation(task, asdict(result))
-    if json:
-        print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
-    else:
-        print(
-            f"{result.bits_per_byte:.4f} bits per byte (standard error {result.bits_per_byte_error:.4f}), "
-            f"loss {result.loss_nats:.4f} nats per token, perplexity {result.perplexity:.2f}\n"
-            f"{result.tokens:,} tokens, {result.bytes:,} bytes of {source}{f' ({used})' if used else ''} in {result.wall_seconds:.1f} s"
-        )
+        Run(Path(model)).write_evaluation("loss", asdict(result))
+    print(encoder.dumps(asdict(result), ensure_ascii=False) if json else result, flush=True)
     return result
 
 
-class TextFile:
-    """A text file as tokens, a part at a time.
-
-    Raises: DataError when it is missing, empty or no UTF-8 text.
-    """
-
-    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
-        self.path, self.tokenizer = path, tokenizer
-        if not path.is_file():
-            raise DataError(f"{path} is no file and no prepared folder; expected a text file, or a folder made by danlu prepare")
-        self.num_bytes = path.stat().st_size
-        if not self.num_bytes:
-            raise DataError(f"{path} is empty; expected text")
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        held = ""
-        try:
-            with self.path.open(encoding="utf-8", newline="") as file:
-                while part := file.read(CHUNK_CHARACTERS):
-                    held += part
-                    cut = held.rfind("\n") + 1 or (len(held) if len(held) >= 8 * CHUNK_CHARACTERS else 0)
-                    if cut:
-                        yield self.tokenizer.encode_batch([held[:cut]])[0]
-                        held = held[cut:]
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it, or use danlu prepare"
-            ) from None
-        if held:
-            yield self.tokenizer.encode_batch([held])[0]
+def _trained_for(model: str) -> str:
+    """What a run or an ensemble was trained for; loss for all else."""
+    members = Members.read(Path(model))
+    if members is not None:
+        return members.task
+    run = Run(Path(model))
+    return str(run.config.get("task", "loss")) if run.exists() else "loss"
 
 
 def _data_of(model: str) -> str:
@@ -144,8 +131,3 @@ def _data_of(model: str) -> str:
     if len(sources) > 1:
         raise ConfigError(f"{model} was trained on {', '.join(sources)}; name one with --data")
     return sources[0]
-
-
-def _check_tokenizer(prepared: Prepared, tokenizer: Tokenizer, model: str) -> None:
-    if Tokenizer.load(prepared.tokenizer_folder).fingerprint != tokenizer.fingerprint:
-        raise DataError(f"{prepared.folder} was tokenized for another model; prepare it with --tokenizer {model}, or give a text file")

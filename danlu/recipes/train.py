@@ -9,6 +9,7 @@ import statistics
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from danlu.base.device import choose_device, choose_precision, computing_in, set_threads
 from danlu.base.errors import ConfigError, DataError
+from danlu.base.late import late
 from danlu.base.options import spread
 from danlu.base.run import Run
 from danlu.base.signals import stop_asked
@@ -25,6 +27,7 @@ from danlu.models.loading import Loaded, restore
 from danlu.nn.habits import set_habits
 from danlu.reports.curve import draw_svg
 from danlu.reports.summary import read_curve, unit_of
+from danlu.tasks.loading import find_task
 from danlu.training.average import Average
 from danlu.training.checkpoint import Progress, load_training_state, read_progress
 from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
@@ -76,9 +79,11 @@ def train(
     resume: bool = False,
     threads: int | None = None,
     profile: bool = False,
+    folds: int | None = None,
+    ensemble: str = "average",
     json: bool = False,
     **options: Any,
-) -> Trained:
+) -> Trained | Any:
     """Train a model on text or on examples, from scratch or from weights that are there.
 
     The run's folder holds everything: settings, metrics.jsonl, TensorBoard curves, samples, checkpoints (each a Hugging Face
@@ -101,11 +106,22 @@ def train(
         CPU threads; all cores unless given.
     profile
         Record steps 4 to 8 and tell where their time goes, beside what this machine's matrix products allow; kept in the run's profile/.
+    folds
+        Train so many models of a task, measure each on rows that it did not see, and keep them as one that answers together.
+    ensemble
+        What the members of --folds learn. average: all but one fold each; bagging: rows drawn with replacement; boosting: rows drawn
+        by how wrong the members before were.
     json
         Print one JSON object at the end.
     """
     began = time.perf_counter()
     set_threads(threads)
+    if folds is not None:
+        wish = Options(**options)
+        name = name or f"{Path(str(start)).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        how: dict[str, Any] = {"checkpoint_every": checkpoint_every, "threads": threads}
+        folding = late("danlu.recipes.folds", "evaluate")  # scikit-learn takes a second to import
+        return folding.train_folds(partial(_member, start, **how), wish, Path(runs) / name, folds, ensemble, resume, json)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ConfigError(f"--checkpoint-every came as {checkpoint_every}; expected a positive number of steps")
     begin, runs = str(start), Path(runs)
@@ -118,7 +134,7 @@ def train(
         _same_run(run, others)
         wish = replace(before, **extent) if any(value is not None for value in extent.values()) else before
     else:
-        if not wish.data:
+        if not wish.data and (wish.task == "text" or not find_task(wish.task).sources):
             raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
         name = name or team.agree(f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}")
         settings = {"start": begin, **asdict(wish)}
@@ -130,6 +146,15 @@ def train(
     if json and team.leads:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result
+
+
+def _member(start: str | Path, folder: Path, name: str, wish: Options, *, checkpoint_every: int | None, threads: int | None) -> str:
+    """Train one member of an ensemble, or go on with it; one that is there is left as it is."""
+    run = Run(folder / name)
+    if not run.final_at:
+        how: dict[str, Any] = {"checkpoint_every": checkpoint_every, "threads": threads, "resume": run.exists()}
+        train(start, runs=folder, name=name, **how, **asdict(wish))
+    return str(run.folder)
 
 
 def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: int | None, team: Team, profile: bool) -> Trained:
@@ -177,6 +202,8 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         if team.leads:
             run.forget_after(progress.step)
             run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
+            if lesson.inputs:
+                run.write_inputs(lesson.inputs)
         session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average)
         if profile and team.leads:
             session.profile = Profile(run.profile, watch.say)

@@ -31,6 +31,7 @@ class Options:
     )
     task: str = option(
         "text",
+        "a task that brings its data (sentiment-en, topics-en and others), a file of your own (tasks.py:NAME), or a kind. "
         "text: what the family learns from text (gpt and rnn the next token, bert hidden words and next sentences, seq2seq spans that were "
         "cut out). From rows: classify (text, label), regress (text, label as a number), label (tokens, tags), span (context, question, "
         "answers), translate (source, target), chat (messages, or prompt and completion, Alpaca, ShareGPT)",
@@ -64,6 +65,7 @@ class Options:
     momentum: float | None = option(None, "sgd's momentum; 0: none")
     dropout: float = option(0.0, "share of the numbers that each layer's parts add which are dropped while training")
     label_smoothing: float = option(0.0, "share of a target's probability that is spread over all answers")
+    balance_classes: bool = option(False, "let rare classes count as much as frequent ones (for classify)")
     clip: float | None = option(None, "largest norm of all gradients together")
     average: float = option(0.0, "decay of an average of the weights, such as 0.99, that is taken away in their stead; 0: none")
     patience: int | None = option(

@@ -9,14 +9,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+import numpy as np
+import torch
 
 from danlu.base.errors import ConfigError, DataError
 from danlu.data import preparation
 from danlu.data.batches import Batches, Mixture
 from danlu.data.chat_rows import encode_conversations
 from danlu.data.conversations import ChatExample
-from danlu.data.examples import Example, Examples, Kind, read_examples, split_examples
+from danlu.data.examples import ClassifyExample, Example, Examples, Kind, input_key, split_examples
 from danlu.data.masking import Masking
 from danlu.data.prepared import Prepared, open_prepared
 from danlu.data.supervised import Row, Rows, encode_examples
@@ -26,12 +29,15 @@ from danlu.inputs.vocabulary_training import TRAINERS
 from danlu.models.base import Family, Head, HeadKind
 from danlu.models.loading import Loaded
 from danlu.models.starting import configuration, count_weights, family_of_size, loaded_with_head, new_model
+from danlu.tasks.base import Task
+from danlu.tasks.loading import find_task
+from danlu.tasks.parts import read_part
 from danlu.training.adapt import LORA_RATE, adapt
 from danlu.training.config import Options, TrainingConfig, read_sources
 from danlu.training.memory import fitted
 from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
-TASKS: dict[str, Kind] = {name: name for name in get_args(Kind) if name not in ("choice", "retrieve")}  # what `--task` names beside "text"
+NEVER_LEARNT = ("choice", "retrieve")  # kinds that only measure
 ROWS = 32  # examples a step
 PART_TOKENS = 2**14  # computed at once at most, unless asked for otherwise: more is no faster
 VALIDATION = 0.1  # share of the examples
@@ -48,6 +54,7 @@ class Lesson:
     fingerprint: str
     texts: tuple[Prepared, ...] = ()
     grades: bool = False  # whether an answer as a whole is right or wrong; a text is neither
+    inputs: tuple[int, ...] = ()  # a hash of each example's input, so that evaluation can tell what was trained on
 
     @property
     def answers(self) -> bool:
@@ -64,11 +71,14 @@ def teach(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, Trai
         raise ConfigError(f"--adapt came as {wish.adapt} for {start}, which has fresh weights; begin from a model that is there")
     if wish.task == "text":
         return _teach_text(start, wish, folder)
-    if wish.task not in TASKS:
-        raise ConfigError(f"--task came as {wish.task!r}; expected text, {', '.join(TASKS)}")
+    task = find_task(wish.task)
+    if task.kind in NEVER_LEARNT:
+        raise ConfigError(
+            f"--task {task.name} measures a model, and nothing is trained for it; expected a task such as classify or sentiment-en"
+        )
     if wish.within_documents or wish.whole_words or any(weight != 1 for _, weight in read_sources(wish.data)):
         raise ConfigError(f"--within-documents, --whole-words and weights of --data are for text; --task {wish.task} learns from rows")
-    return _teach_examples(start, wish, TASKS[wish.task])
+    return _teach_examples(start, wish, task)
 
 
 def _teach_text(start: str, wish: Options, folder: Path) -> tuple[Loaded, Lesson, TrainingConfig]:
@@ -150,12 +160,13 @@ def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> tuple[Loaded, T
     return adapted, fitted(loaded.name, sum(size for size, _ in sizes), learning, loaded.config, config, wish.recompute is None)
 
 
-def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Lesson, TrainingConfig]:
-    examples = read_examples([name for name, _ in read_sources(wish.data)], kind)
+def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Lesson, TrainingConfig]:
+    kind, named = task.kind, ", ".join(wish.data) or task.name
+    examples = read_part(task, [name for name, _ in read_sources(wish.data)], "all" if task.test_share == 0 else "train")
     for row in examples.set_aside[:3]:
         print(f"danlu: set aside {row}", file=sys.stderr)
     if kind == "classify" and len(examples.labels) < 2:
-        raise DataError(f"{', '.join(wish.data)} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
+        raise DataError(f"{named} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
     head = head_for(kind, examples.labels)
     family = family_of_size(start)
     if family is not None:
@@ -179,18 +190,30 @@ def _teach_examples(start: str, wish: Options, kind: Kind) -> tuple[Loaded, Less
     parts = split_examples(examples, VALIDATION, wish.seed)
     encoded = [_encode(part, tokenizer, config.context_length, wish.truncate) for part in parts]
     if not encoded[0][0]:
-        raise DataError(f"nothing is left to learn of {', '.join(wish.data)} in {config.context_length} tokens a row")
+        raise DataError(f"nothing is left to learn of {named} in {config.context_length} tokens a row")
     if cut := sum(count for _, count in encoded):
         print(f"danlu: {cut:,} of {len(examples.records):,} examples were cut to {config.context_length} tokens", file=sys.stderr)
     start_id = getattr(loaded.config, "start_id", 0)
+    weights = _class_weights(parts[0]) if wish.balance_classes else None
 
     def objective_of(number: int, shuffled: bool, smoothing: float = 0.0) -> Objective:
         rows = Rows(encoded[number][0], config.batch_rows, wish.seed, pad_id=tokenizer.pad_id or 0, start_id=start_id, shuffled=shuffled)
-        return FromExamples(rows=rows, kind=kind, packed=loaded.family.packs, smoothing=smoothing)
+        return FromExamples(rows=rows, kind=kind, packed=loaded.family.packs, smoothing=smoothing, weights=weights if shuffled else None)
 
     checked = objective_of(1, False) if encoded[1][0] else None
     objective, fingerprint = objective_of(0, True, config.label_smoothing), _digest(repr(examples.records))
-    return loaded, Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, grades=kind not in TEXTS), config
+    inputs = tuple(map(input_key, examples.records))
+    lesson = Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, grades=kind not in TEXTS, inputs=inputs)
+    return loaded, lesson, config
+
+
+def _class_weights(examples: Examples) -> torch.Tensor:
+    """How much each class counts, (C,): inversely as often as it comes, an average example 1."""
+    found = [record.label for record in examples.records if isinstance(record, ClassifyExample)]
+    if not found:
+        raise ConfigError(f"--balance-classes weighs classes, and --task {examples.kind} has none; leave it out")
+    counts = np.array([found.count(name) for name in examples.labels])
+    return torch.from_numpy(len(found) / (np.maximum(counts, 1) * len(counts))).float()
 
 
 def _encode(examples: Examples, tokenizer: Tokenizer, length: int, truncate: bool) -> tuple[list[Row], int]:

@@ -195,6 +195,7 @@ class FromExamples:
     kind: Kind
     packed: bool  # whether the family reads packed rows, so that nothing is padded
     smoothing: float = 0.0
+    weights: Tensor | None = None  # (C,): how much each class counts
 
     @property
     def steps_an_epoch(self) -> int:
@@ -236,7 +237,8 @@ class FromExamples:
             return Loss(total=span_loss(scores, targets, visible[:, 0, 0]), count=len(targets), right=int((ends == targets).all(1).sum()))
         scores, targets = scores.flatten(0, -2).float(), targets.flatten()
         right = int((scores.argmax(-1) == targets).sum())
-        total = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=self.smoothing)
+        weights = None if self.weights is None else self.weights.to(scores.device)
+        total = F.cross_entropy(scores, targets, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=self.smoothing)
         return Loss(total=total, count=int((targets != IGNORED).sum()), right=right)
 
 

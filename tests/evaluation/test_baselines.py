@@ -69,6 +69,11 @@ def test_one_class_and_nothing_to_train_on_are_refused() -> None:
             baseline(find_task(kind), [])
 
 
+def test_rows_that_only_measure_teach_no_baseline() -> None:
+    with pytest.raises(ConfigError, match="the rows of --task sst2 measure only"):
+        baseline(find_task("sst2"), COLOURS)
+
+
 def test_numbers_follow_words() -> None:
     rows = [RegressExample(text=f"{word} {number}", label=value) for number in range(9) for word, value in (("good", 5), ("bad", 1))]
     high, low = answered(

@@ -62,5 +62,5 @@ def test_the_real_news_is_valid_iob2(part_of: Callable[[str, Part], Examples]) -
         for record in records
         for before, tag in zip(("O", *record.tags), record.tags, strict=False)
     )
-    first = records[0]
-    assert "".join(first.tokens).startswith("迈向充满希望的新世纪") and set(first.tags) == {"O"}
+    first = next(record for record in records if "".join(record.tokens).startswith("迈向充满希望的新世纪"))
+    assert set(first.tags) == {"O"}

@@ -1,0 +1,120 @@
+"""Answers to rows whose answers are not known: streamed, safe batch by batch, and every row in its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from danlu.base.errors import ConfigError, DataError
+from danlu.base.storage import write_whole
+from danlu.data.answers import Answer, Refused
+from danlu.data.encoding import decode
+from danlu.data.examples import Example
+from danlu.data.fields import Row, kind_of, parse
+from danlu.data.reading import read_pieces
+from danlu.data.rows import BadRow
+from danlu.data.sources import ROW_FORMATS, find_files
+from danlu.data.unanswered import without_answer
+from danlu.evaluation.answering import Answerer
+from danlu.tasks.base import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A row as it came, and the reason if it is none."""
+
+    file: str
+    line: int
+    row: Any
+    fault: str = ""
+
+
+def stream_rows(source: str) -> Iterator[Asked]:
+    """Rows of a source in order, bad ones in their place. Raises: ConfigError or DataError if there are none to be read."""
+    files = [file for file in find_files([source]) if file.format in ROW_FORMATS.values()]
+    if not files:
+        raise DataError(f"{source} holds no rows; expected {' '.join(ROW_FORMATS)}")
+
+    def stream() -> Iterator[Asked]:
+        for number, file in enumerate(files):
+            for piece in read_pieces(file, number):
+                if piece.kind == "bad":
+                    yield Asked(file.name, piece.line, None, piece.content.decode("utf-8", errors="replace"))
+                    continue
+                for line, content in piece.rows():
+                    yield _asked(file.name, line, content)
+
+    return stream()
+
+
+def _asked(file: str, line: int, content: bytes) -> Asked:
+    text = decode(content)[0]
+    try:
+        row = parse(text)
+    except BadRow as error:
+        return Asked(file, line, text, str(error))
+    return Asked(file, line, row, "" if isinstance(row, Mapping) else f"a row is {kind_of(row)}; expected an object with fields")
+
+
+def answer_batch(batch: Sequence[Asked], task: Task, answerer: Answerer, file: BinaryIO, counts: Counter[str]) -> None:
+    """Answer a batch and bring it to disk; a kill between two batches loses nothing, one within loses this batch only."""
+    said: list[dict[str, Any]] = [{"error": each.fault} for each in batch]
+    examples, places = list[Example](), list[int]()
+    for place, each in enumerate(batch):
+        if not each.fault:
+            try:
+                examples.append(without_answer(each.file, each.line, each.row, task.kind))
+                places.append(place)
+            except BadRow as error:
+                said[place] = {"error": str(error)}
+    for place, answer in zip(places, answerer.answer(examples) if examples else [], strict=True):
+        said[place] = {"error": answer.reason} if isinstance(answer, Refused) else told(answer, task, answerer.labels)
+    lines = []
+    for each, content in zip(batch, said, strict=True):
+        row: Row = each.row if isinstance(each.row, Mapping) else {"row": each.row}
+        lines.append(json.dumps({**row, "answer": content}, ensure_ascii=False).encode() + b"\n")
+        counts["refused" if "error" in content else "answered"] += 1
+        counts["cut"] += "cut" in content
+    file.write(b"".join(lines))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def told(answer: Answer, task: Task, labels: Sequence[str]) -> dict[str, Any]:
+    """An answer as JSON, with what its kind sets."""
+    cut = {"cut": answer.cut} if answer.cut else {}
+    if task.kind in ("classify", "choice"):
+        names = labels if task.kind == "classify" else [str(number) for number in range(len(answer.scores))]
+        scores = {name: round(score, 6) for name, score in zip(names, answer.scores, strict=True)}
+        return {"label": answer.label, "score": round(max(answer.scores, default=0.0), 6), "scores": scores, **cut}
+    if task.kind == "regress":
+        return {"value": answer.value, **cut}
+    if task.kind == "label":
+        return {"tags": list(answer.tags), **cut}
+    return {"text": answer.text, **cut}
+
+
+def resume(partial: Path, note: Path, asked: dict[str, Any]) -> int:
+    """How many rows an interrupted run of the same command has answered; what it half wrote is cut off."""
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if not note.is_file() or not partial.is_file() or not partial.stat().st_size:
+        partial.unlink(missing_ok=True)
+        write_whole(note, json.dumps(asked, ensure_ascii=False).encode())
+        return 0
+    before = json.loads(note.read_text("utf-8"))
+    if before != asked:
+        changed = ", ".join(f"{name} {before.get(name)!r}" for name, value in asked.items() if before.get(name) != value)
+        raise ConfigError(f"{partial} is the beginning of another answer ({changed}); remove it, or choose another --out")
+    count, whole = 0, 0
+    with partial.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            count, whole = count + 1, whole + len(line)
+    os.truncate(partial, whole)
+    return count

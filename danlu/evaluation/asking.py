@@ -1,0 +1,38 @@
+"""`danlu.task`: a task with a model, ready to be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from danlu.base.errors import DataError
+from danlu.data.answers import Answer, Refused
+from danlu.data.examples import Example
+from danlu.data.rows import BadRow
+from danlu.data.unanswered import without_answer
+from danlu.evaluation.choosing import Asking, answerer_of
+from danlu.tasks.loading import find_task
+
+
+def task(name: str, model: str, **asking: Any) -> Callable[[Sequence[str | Mapping[str, Any]]], list[Answer]]:
+    """A task with a model, ready to be asked: danlu.task("sentiment-zh", "runs/zh")(["很好", "不值"]) gives an Answer for each text.
+
+    What is asked may be texts, or rows with the task's fields. Raises: DataError naming what cannot be answered.
+    """
+    wanted = find_task(name)
+    answerer = answerer_of(model, wanted, Asking(**asking))
+
+    def ask(given: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
+        examples: list[Example] = []
+        for place, each in enumerate([given] if isinstance(given, str) else given):
+            try:
+                examples.append(without_answer(name, place + 1, {"text": each} if isinstance(each, str) else each, wanted.kind))
+            except BadRow as error:
+                raise DataError(f"item {place + 1} cannot be asked: {error}") from None
+        answers = answerer.answer(examples)
+        for place, answer in enumerate(answers):
+            if isinstance(answer, Refused):
+                raise DataError(f"item {place + 1} cannot be answered: {answer.reason}")
+        return [answer for answer in answers if isinstance(answer, Answer)]
+
+    return ask

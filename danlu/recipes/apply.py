@@ -1,0 +1,120 @@
+"""`danlu apply`: a model's answers to rows whose answers are not known."""
+
+from __future__ import annotations
+
+import json as encoder
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from danlu.base.device import set_threads
+from danlu.base.errors import ConfigError, DataError
+from danlu.base.progress import progress
+from danlu.base.storage import sync_folder
+from danlu.data.sources import find_files
+from danlu.evaluation.applying import answer_batch, resume, stream_rows
+from danlu.evaluation.choosing import Asking, answerer_of, task_of
+from danlu.tasks.loading import find_task
+
+BATCH = 256  # rows answered, written and safe at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What one run of danlu apply made: every row that came is in `out`, answered or with the reason why not."""
+
+    model: str
+    task: str
+    out: str
+    rows: int
+    answered: int
+    refused: int
+    cut: int
+    skipped: int  # rows that an interrupted run had done before
+    wall_seconds: float
+    rows_per_second: float
+
+
+def apply(
+    model: str,
+    *,
+    task: str | None = None,
+    source: Annotated[str, Parameter(name="--in")],
+    out: Path,
+    truncate: bool = False,
+    precision: str = "float32",
+    threads: int | None = None,
+    json: bool = False,
+) -> Applied:
+    """Answer every row of a file: one JSON object a row, in the same order, with the row's own fields and an `answer`.
+
+    An answer is {"label", "score", "scores"} for classes, {"value"} for numbers, {"tags"} for tokens, {"text"} for texts; a row that
+    cannot be answered has {"error"} and stays in its place. What is written is safe batch by batch: after an interruption the same
+    command goes on behind the last row that was answered.
+
+    Parameters
+    ----------
+    model
+        A run, an ensemble's folder, a Hugging Face folder, a .gguf file, a catalog name, or api:URL#model.
+    task
+        What is asked, as for `danlu evaluate`; by default what the run was trained for.
+    source
+        Rows (.jsonl, .json, .csv, .tsv, .parquet, also .gz and .zst) with the task's fields, its answers left out or not.
+    out
+        The file to write, .jsonl; it appears once every row is in it.
+    truncate
+        Cut texts that the model cannot read whole, and count them, instead of refusing them.
+    precision
+        float32, bfloat16 or auto.
+    threads
+        CPU threads; all cores unless given.
+    json
+        Print one JSON object at the end.
+    """
+    set_threads(threads)
+    if out.suffix != ".jsonl":
+        raise ConfigError(f"--out came as {out}; expected a name that ends in .jsonl, since answers are written as JSON lines")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; remove it, or choose another --out")
+    wanted = find_task(task) if task is not None else task_of(model)
+    if wanted.kind == "retrieve":
+        raise ConfigError("--task retrieve measures how a model finds documents, and applies to no single row; use danlu.load(...).embed")
+    answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision))
+    rows = stream_rows(source)
+    began, counts = time.perf_counter(), Counter[str](answered=0, refused=0, cut=0)
+    partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
+    asked = {"model": model, "task": wanted.name, "in": source, "bytes": sum(file.size for file in find_files([source]))}
+    skipped = resume(partial, note, {**asked, "truncate": truncate, "precision": precision})
+    if skipped:
+        print(f"danlu: {skipped:,} rows were answered before; going on behind them", file=sys.stderr)
+    done = skipped
+    with partial.open("ab") as file, progress("applying", unit="rows") as meter:
+        for _ in islice(rows, skipped):
+            pass
+        while batch := list(islice(rows, BATCH)):
+            answer_batch(batch, wanted, answerer, file, counts)
+            done += len(batch)
+            meter.advance(len(batch))
+    if not done:
+        raise DataError(f"{source} holds no rows; expected at least one")
+    partial.replace(out)
+    note.unlink(missing_ok=True)
+    sync_folder(out.parent)
+    seconds = time.perf_counter() - began
+    made = Applied(
+        model=model, task=wanted.name, out=str(out), rows=done, skipped=skipped, **counts,
+        wall_seconds=round(seconds, 2), rows_per_second=round((done - skipped) / seconds, 1),
+    )  # fmt: skip
+    if json:
+        print(encoder.dumps(asdict(made), ensure_ascii=False), flush=True)
+    else:
+        refused = f", {made.refused:,} could not be answered (they have an `error`)" if made.refused else ""
+        cut = f", {made.cut:,} were cut" if made.cut else ""
+        print(f"{made.rows:,} rows -> {out}{refused}{cut}; {made.rows_per_second:,.0f} rows/s")
+    return made
