@@ -37,7 +37,7 @@ def baseline(task: Task, train: Sequence[Example], words: Words | None = None) -
 
     Spans and choices need no training. What is to be retrieved is `train`, or what the answerer's fit is given.
 
-    Raises: ConfigError if there is nothing to train on; DataError if all of it is of one class.
+    Raises: ConfigError if there is nothing to train on, or the task's rows must not be; DataError if all of it is of one class.
     """
     if task.kind == "span":
         return WordOverlap()
@@ -45,6 +45,10 @@ def baseline(task: Task, train: Sequence[Example], words: Words | None = None) -
         return LongestChoice()
     if task.kind == "retrieve":
         return Search(words).fit(train) if train else Search(words)
+    if task.test_share == 1:
+        raise ConfigError(
+            f"the rows of --task {task.name} measure only, and a baseline would learn from them what it is asked; take another task"
+        )
     if not train:
         raise ConfigError(f"a baseline of --task {task.name} learns from examples and there are none; give it the training part")
     if task.kind == "label":
@@ -122,13 +126,16 @@ class Nearest:
 
 
 class Search:
-    """Documents by the cosine of their TF-IDF with the query's; those that several rows share are one document."""
+    """Documents by the cosine of their TF-IDF with the query's; those that several rows share are one document.
+
+    Characters are counted where nothing else is asked for: they find a document whose words have other endings.
+    """
 
     labels: tuple[str, ...] = ()
 
     def __init__(self, words: Words | None = None) -> None:
-        self.words = words
-        self.name = "TF-IDF, cosine"
+        self.words: Words = words or "chars"
+        self.name = f"TF-IDF of {self.words}, cosine"
         self.places = dict[str, int]()
 
     def fit(self, examples: Sequence[Example]) -> Search:
@@ -136,9 +143,7 @@ class Search:
         documents = list(dict.fromkeys(example.document for example in examples if isinstance(example, RetrieveExample)))
         if not documents:
             raise ConfigError("there are no documents to search in; give examples with query and document")
-        words = self.words or words_for(documents)
-        self.name = f"TF-IDF of {words}, cosine"
-        self.vectors = fitted(words, documents)
+        self.vectors = fitted(self.words, documents)
         self.known = self.vectors.transform(documents).T.tocsr()
         self.places = {document: place for place, document in enumerate(documents)}
         return self

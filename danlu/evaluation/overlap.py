@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -39,7 +40,8 @@ def overlapping(context: str, question: str) -> str:
     sentences = [sentence for sentence in SENTENCE_END.split(context) if sentence.strip()] or [context]
     held = [{token.lower() for token in TOKEN.findall(sentence)} for sentence in sentences]
     weights = {word: 1 / max(sum(word in words for words in held), 1) for word in asked if len(word) >= SHORTEST or not word.isascii()}
-    best = max(range(len(sentences)), key=lambda number: sum(weights.get(word, 0) for word in held[number]))
+    # fsum, since a set has its words in another order each time, and rounding would then choose between equals.
+    best = max(range(len(sentences)), key=lambda number: math.fsum(weights.get(word, 0) for word in held[number]))
     sentence = sentences[best]
     named = list(_stretches(sentence, asked, only_names=True))
     with_digit = [stretch for stretch in named if any(map(str.isdigit, stretch))]

@@ -65,7 +65,9 @@ def _tokenise(words: Words, texts: Sequence[str]) -> Tokenise:
     if words == "jieba":
         return _segments
     if words == "jieba-without-stop-words":
-        standing = Counter(word for text in texts for word in set(_segments(text)))
+        standing = Counter(
+            word for text in texts for word in dict.fromkeys(_segments(text))
+        )  # not a set: which of equals are kept must not vary
         return functools.partial(_without, _segments, frozenset(word for word, _ in standing.most_common(MOST_COMMON)))
     return _plain
 

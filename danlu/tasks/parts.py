@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from danlu.base.catalog import find
@@ -26,9 +26,13 @@ def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed 
         yield from stream_examples(data, task.kind)
         return
     if task.remake is not None:
-        for origin in task.made_of:
-            for each in stream_part(origin, (), part):
-                yield place(each.file, each.line, task.remake(origin, each.example), task.kind) if isinstance(each, Placed) else each
+        found = [
+            place(each.file, each.line, task.remake(origin, each.example), task.kind) if isinstance(each, Placed) else each
+            for origin in task.made_of
+            for each in stream_part(origin, (), part)
+        ]
+        yield from (each for each in found if isinstance(each, SetAside))
+        yield from _mixed(each for each in found if isinstance(each, Placed))
         return
     if task.rows is None or task.source is None:
         raise ConfigError(f"--task {task.name} brings no data; give --data FILE with its fields")
@@ -43,7 +47,11 @@ def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed 
         return
     tested = held_numbers([each.example for each in usable], task.test_share, SEED)
     chosen = [each for number, each in enumerate(usable) if (number in tested) == (part == "test")]
-    yield from sorted(chosen, key=lambda each: input_key(each.example, SEED + 1))
+    yield from _mixed(chosen)
+
+
+def _mixed(found: Iterable[Placed]) -> list[Placed]:
+    return sorted(found, key=lambda each: input_key(each.example, SEED + 1))
 
 
 def read_part(task: Task, data: Sequence[str], part: Part) -> Examples:

@@ -26,9 +26,9 @@ def answered(found: Sequence[Answer | Refused]) -> list[Answer]:
     return [answer for answer in found if isinstance(answer, Answer)]
 
 
-def accuracy(name: str, part_of: Callable[[str, Part], Examples]) -> float:
+def accuracy(name: str, part_of: Callable[[str, Part], Examples], every: int = 1) -> float:
     test = [record for record in part_of(name, "test").records if isinstance(record, ClassifyExample)]
-    given = answered(baseline(find_task(name), part_of(name, "train").records).answer(test))
+    given = answered(baseline(find_task(name), part_of(name, "train").records[::every]).answer(test))
     assert all(math.isclose(sum(answer.scores), 1) for answer in given)
     return sum(answer.label == record.label for answer, record in zip(given, test, strict=True)) / len(test)
 
@@ -36,7 +36,7 @@ def accuracy(name: str, part_of: Callable[[str, Part], Examples]) -> float:
 def test_sentiment_and_topics_by_counted_words(part_of: Callable[[str, Part], Examples]) -> None:
     assert accuracy("sentiment-zh", part_of) >= 0.84
     assert accuracy("sentiment-en", part_of) >= 0.79
-    assert accuracy("topics-en", part_of) >= 0.78
+    assert accuracy("topics-en", part_of, every=3) >= 0.70
 
 
 def test_scores_stand_in_the_order_of_the_labels() -> None:
@@ -69,6 +69,11 @@ def test_one_class_and_nothing_to_train_on_are_refused() -> None:
             baseline(find_task(kind), [])
 
 
+def test_rows_that_only_measure_teach_no_baseline() -> None:
+    with pytest.raises(ConfigError, match="the rows of --task sst2 measure only"):
+        baseline(find_task("sst2"), COLOURS)
+
+
 def test_numbers_follow_words() -> None:
     rows = [RegressExample(text=f"{word} {number}", label=value) for number in range(9) for word, value in (("good", 5), ("bad", 1))]
     high, low = answered(
@@ -94,7 +99,7 @@ def test_a_document_is_ranked_among_all_that_were_given() -> None:
     rows = [RetrieveExample(query=f"a {word} fruit", document=f"{word} thing") for word in ("red", "green", "blue", "red")]
     search = Search().fit(rows)
     assert [answer.value for answer in answered(search.answer(rows[:3]))] == [1, 1, 1]  # two rows share a document: it counts once
-    lost = RetrieveExample(query="nothing of it", document="red thing")
+    lost = RetrieveExample(query="???", document="red thing")
     other = RetrieveExample(query="red", document="a document of another folder")
     found = search.answer([other, lost])
     assert isinstance(found[0], Refused) and isinstance(found[1], Answer) and found[1].value == 3  # all are equal: it is the last
@@ -107,7 +112,7 @@ def test_descriptions_are_found_by_words(part_of: Callable[[str, Part], Examples
     records = part_of("descriptions-en", "test").records
     ranks = [answer.value for answer in answered(baseline(find_task("descriptions-en"), records).answer(records[::20]))]
     assert min(ranks) == 1 and max(ranks) <= 9_290
-    assert 0.45 < sum(1 / math.log2(1 + rank) for rank in ranks if rank <= 10) / len(ranks) < 0.65
+    assert 0.55 < sum(1 / math.log2(1 + rank) for rank in ranks if rank <= 10) / len(ranks) < 0.70
 
 
 def test_the_nearest_training_example_answers_where_any_text_may() -> None:
