@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as place, danlu.load(MODEL) as model:
         folder = Path(place) / "model"
-        export(MODEL, format="hf", out=folder, json=True)
+        with redirect_stdout(sys.stderr):
+            export(MODEL, format="hf", out=folder)
         peer = Peer(os.environ["LM_EVAL_PYTHON"], folder)
         scorer = Likelihoods(model)
         scorer.score_texts([("warm", [" up"])])
