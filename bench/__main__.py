@@ -2,7 +2,8 @@
 
 python -m bench [NAME ...]
 
-Apart, since they want something: bench.finetune (files of reviews), nanoGPT in bench.loss_in_time (a clone of it).
+Apart, since they want something: bench.finetune (files of reviews), nanoGPT in bench.loss_in_time (a clone of it),
+bench.lm_eval (an environment that holds lm-eval).
 """
 
 from __future__ import annotations
