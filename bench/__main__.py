@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("prepare", "train", "steps", "loss_in_time", "masked", "checkpoint", "load", "serve", "embed", "start")
+SCRIPTS = ("prepare", "train", "steps", "loss_in_time", "masked", "checkpoint", "load", "serve", "embed", "evaluate", "start")
 
 
 def main() -> int:

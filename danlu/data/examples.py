@@ -163,12 +163,18 @@ def gather(stream: Iterable[Placed | SetAside], kind: Kind, source: str, max_bad
     return Examples(kind=kind, records=tuple(records), set_aside=tuple(bad), labels=label_names(records))
 
 
-def check_share(bad: Sequence[SetAside], usable: int, kind: Kind, source: str, max_bad: float = MOST_BAD) -> None:
-    """Raises: DataError, naming the first rows, if more than `max_bad` of all cannot be used, or there are none."""
-    total = usable + len(bad)
+def check_share(
+    bad: Sequence[SetAside], usable: int, kind: Kind, source: str, max_bad: float = MOST_BAD, count: int | None = None
+) -> None:  # fmt: skip
+    """Raises: DataError, naming the first rows, if more than `max_bad` of all cannot be used, or there are none.
+
+    `count` says how many are set aside, where `bad` holds only the first of them.
+    """
+    lost = len(bad) if count is None else count
+    total = usable + lost
     told = "; ".join(" ".join(str(row).split()) for row in bad[:SHOWN])
-    if len(bad) > max_bad * total:
-        raise DataError(f"{source}: {len(bad):,} of {total:,} rows cannot be used for {kind}, more than {max_bad:g} of all: {told}")
+    if lost > max_bad * total:
+        raise DataError(f"{source}: {lost:,} of {total:,} rows cannot be used for {kind}, more than {max_bad:g} of all: {told}")
     if not usable:
         raise DataError(f"{source} holds no row for {kind}" + (f": {told}" if told else "; expected at least one"))
 

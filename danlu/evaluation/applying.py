@@ -102,7 +102,7 @@ def told(answer: Answer, task: Task, labels: Sequence[str]) -> dict[str, Any]:
 def resume(partial: Path, note: Path, asked: dict[str, Any]) -> int:
     """How many rows an interrupted run of the same command has answered; what it half wrote is cut off."""
     partial.parent.mkdir(parents=True, exist_ok=True)
-    if not note.is_file() or not partial.is_file():
+    if not note.is_file() or not partial.is_file() or not partial.stat().st_size:
         partial.unlink(missing_ok=True)
         write_whole(note, json.dumps(asked, ensure_ascii=False).encode())
         return 0

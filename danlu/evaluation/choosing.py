@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
 from danlu.base.run import Run
+from danlu.data.examples import Example, Placed, label_names
 from danlu.evaluation.answering import Answerer
 from danlu.evaluation.ensemble import Ensemble, Members
+from danlu.evaluation.prompting import Prompted, Prompting
 from danlu.evaluation.retrieval import Retriever
+from danlu.evaluation.speaking import LocalSpeaker, Speaker, open_speaker
 from danlu.inference.model import load
-from danlu.inference.predicting import HEADS, Predictor
+from danlu.inference.predicting import Predictor
+from danlu.inference.remote import PREFIX
+from danlu.inference.token_inputs import reads_source
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
+from danlu.tasks.parts import stream_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +30,12 @@ class Asking:
 
     truncate: bool = False
     precision: str = "float32"
+    shots: int = 0
+    shots_by: str = "random"
+    by: str = "sum"
+    seed: int = 0
+    examples: tuple[Example, ...] = ()  # among which those in a prompt are chosen
+    data: tuple[str, ...] = ()  # the user's rows, whose labels a model without classes of its own chooses among
 
 
 def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
@@ -31,13 +44,32 @@ def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
     if members is not None:
         several = [answerer_of(str(Path(model) / name), task, asking) for name in members.names]
         return Ensemble(model, several, members.weights)
-    loaded = load(model)
     precision, _ = choose_precision(asking.precision, choose_device())
+    if model.startswith(PREFIX):
+        return _prompted(open_speaker(model, precision, asking.truncate), task, asking)
+    loaded = load(model)
     if task.kind == "retrieve":
         return Retriever(loaded, truncate=asking.truncate)
-    if task.kind in HEADS:
+    head = getattr(loaded.config, "head", None)
+    if not loaded.generates or (head is not None and head.kind != "words"):
         return Predictor(loaded, task.kind, truncate=asking.truncate, precision=precision)
-    raise ConfigError(f"{model} does not answer {task.kind}")
+    if task.kind == "translate" and reads_source(loaded.module):
+        task = replace(task, prompt="{source}")  # what it was trained on, and nothing beside it
+    return _prompted(LocalSpeaker(loaded, precision, asking.truncate), task, asking)
+
+
+def _prompted(speaker: Speaker, task: Task, asking: Asking) -> Prompted:
+    how: Any = {"shots": asking.shots, "shots_by": asking.shots_by, "by": asking.by, "seed": asking.seed}
+    return Prompted(task, speaker, _labels(task, asking.data) if task.kind == "classify" else (), asking.examples, Prompting(**how))
+
+
+def _labels(task: Task, data: tuple[str, ...]) -> tuple[str, ...]:
+    """What a classification chooses among: what its words are for, or what stands in its rows."""
+    if task.words:
+        return tuple(task.words)
+    if not data and not task.sources:
+        raise ConfigError(f"{task.name} does not say which labels there are; give a task with `words` for them (tasks.py:NAME)")
+    return label_names(each.example for each in stream_part(task, data, "all") if isinstance(each, Placed))
 
 
 def task_of(model: str) -> Task:

@@ -54,7 +54,7 @@ class CrossValidated:
 
 def cross_validate(
     task: Task, examples: Sequence[Placed], folder: Path, learn: Learn, *, folds: int, method: Method = "average", seed: int = 0,
-    asking: Asking | None = None,
+    data: str = "", licence: str = "",
 ) -> CrossValidated:  # fmt: skip
     """Train `folds` members on parts of the examples, measure them on the rest, and leave them as an ensemble in `folder`.
 
@@ -69,7 +69,7 @@ def cross_validate(
     if method == "boosting" and task.kind != "classify":
         raise ConfigError(f"--ensemble boosting is for classes; --task {task.name} has none: use average or bagging")
     parts = split(task, [each.example for each in examples], folds, seed)
-    asking = asking or Asking(truncate=True)
+    asking = Asking(truncate=True)
     maker = {"average": _folds, "bagging": _bags, "boosting": _boosted}[method]
     members, weights, unseen = list[Answerer](), list[float](), list[Places]()
     for number, (chosen, rest, weight) in enumerate(maker(examples, parts, seed, members), 1):
@@ -86,17 +86,18 @@ def cross_validate(
         raise DataError(f"the first member is no better than chance on {task.name}; train longer, with another --rate or more rows")
     names = tuple(f"member-{number}" for number in range(1, len(members) + 1))
     Members(task=task.name, method=method, names=names, weights=tuple(weights)).write(folder)
+    about: dict[str, Any] = {"data": data, "part": f"unseen of {folds} ({method})", "licence": licence, "seed": seed}
     values = []
     replay = Unseen(str(folder), members, weights)
     for number, (member, rest) in enumerate(zip(members, unseen, strict=True)):
         said = replay.note(number, [examples[place].example for place in rest])
-        measured = measure(task, Said(member, said), iter([examples[place] for place in rest]), folder / names[number] / "evaluation")
-        values.append(measured.figures[task.score].value)
+        held = [examples[place] for place in rest]
+        values.append(measure(task, Said(member, said), held, folder / names[number] / "evaluation" / task.name, **about).main.value)
     seen = sorted(set(np.concatenate(unseen).tolist()))
-    together = measure(task, replay, iter([examples[place] for place in seen]), folder / "evaluation", seed=seed)
+    together = measure(task, replay, [examples[place] for place in seen], folder / "evaluation" / task.name, **about)
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return CrossValidated(
-        folder=str(folder), task=task.name, method=method, score=task.score, members=tuple(values),
+        folder=str(folder), task=task.name, method=method, score=together.score, members=tuple(values),
         mean=float(np.mean(values)), spread=spread, together=together,
     )  # fmt: skip
 

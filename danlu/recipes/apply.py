@@ -85,6 +85,7 @@ def apply(
     wanted = find_task(task) if task is not None else task_of(model)
     if wanted.kind == "retrieve":
         raise ConfigError("--task retrieve measures how a model finds documents, and applies to no single row; use danlu.load(...).embed")
+    answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision))
     rows = stream_rows(source)
     began, counts = time.perf_counter(), Counter[str](answered=0, refused=0, cut=0)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
@@ -92,7 +93,6 @@ def apply(
     skipped = resume(partial, note, {**asked, "truncate": truncate, "precision": precision})
     if skipped:
         print(f"danlu: {skipped:,} rows were answered before; going on behind them", file=sys.stderr)
-    answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision))
     done = skipped
     with partial.open("ab") as file, progress("applying", unit="rows") as meter:
         for _ in islice(rows, skipped):

@@ -28,7 +28,7 @@ def evaluate(
     split: str | None = None,
     shots: int = 0,
     shots_by: str = "random",
-    by: str = "likelihood",
+    by: str = "sum",
     limit: int | None = None,
     truncate: bool = False,
     threshold: float | None = None,
@@ -63,7 +63,8 @@ def evaluate(
     shots_by
         How they are chosen: random, balanced (of each label as many), or nearest (to what is asked).
     by
-        How a language model answers: likelihood of each choice, mean (the same, by the choice's length), or generation.
+        How a language model chooses: by the log-likelihood of each choice (sum), the same by the choice's length (mean: what lm-eval
+        calls acc_norm), or by what it writes (writing).
     limit
         Measure the first rows only.
     truncate

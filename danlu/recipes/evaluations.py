@@ -9,20 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from danlu.base.catalog import find
 from danlu.base.errors import ConfigError
 from danlu.base.run import Run
 from danlu.data.examples import input_key
 from danlu.evaluation.baselines import baseline
 from danlu.evaluation.choosing import Asking, answerer_of
-from danlu.evaluation.comparing import compare_samples
+from danlu.evaluation.comparing import compare as compare_evaluations
 from danlu.evaluation.ensemble import Members
 from danlu.evaluation.evaluated import EVALUATION, Evaluation
 from danlu.evaluation.measure import measure
 from danlu.reports.evaluation import write_comparison, write_report
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
-from danlu.tasks.parts import read_part, stream_part
+from danlu.tasks.parts import licence_of, read_part, stream_part
 
 BASELINE = "baseline"
 
@@ -33,23 +32,24 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
     if task.test_share == 0 and part == "test" and not data:
         part = "all"  # there is no part that nobody may train on: what a run has seen is named below
     training = _shown(task, data, asking, model)
-    answerer = baseline(task, training) if model == BASELINE else answerer_of(model, task, Asking(**asking, examples=tuple(training)))
+    answerer = (
+        baseline(task, training) if model == BASELINE else answerer_of(model, task, Asking(**asking, examples=tuple(training), data=data))
+    )
     if hasattr(answerer, "fit"):  # it searches among all
         answerer.fit(read_part(task, data, part).records)
     folder = out or _folder(model, task)
-    entry = find(task.source) if task.source and not data else None
     found = measure(
         task,
         answerer,
         stream_part(task, data, part),
         folder,
-        data=", ".join(data) or task.source or task.name,
+        data=", ".join(data) or ", ".join(task.sources),
         part="all" if data else part,
-        licence=entry.licence_line if entry else "",
+        licence="" if data else licence_of(task),
         seed=rows["seed"],
         limit=rows["limit"],
         threshold=rows["threshold"],
-        trained_on={input_key(example) for example in training} if model == BASELINE else _trained_on(model),
+        trained_on=_trained_on(model) if model != BASELINE else None if task.test_share == 1 else set(map(input_key, training)),
     )
     report = write_report(folder)
     if Run(Path(model)).exists():
@@ -63,8 +63,8 @@ def compare(names: Sequence[str], task: str | None, out: Path, json: bool) -> An
     if len(names) < 2:
         raise ConfigError(f"{len(names)} evaluation came to be compared; expected two or more: danlu evaluate --compare A B")
     folders = [_evaluation_of(name, task) for name in names]
-    found = compare_samples(folders)
-    report = write_comparison(folders, out)
+    found = compare_evaluations(folders)
+    report = write_comparison(found, out)
     print(encoder.dumps({**asdict(found), "report": str(report)}, ensure_ascii=False) if json else f"{found}\nreport: {report}", flush=True)
     return found
 

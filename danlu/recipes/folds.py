@@ -13,7 +13,7 @@ from danlu.data.examples import Placed, SetAside, check_share
 from danlu.evaluation.folds import CrossValidated, cross_validate, told
 from danlu.reports.evaluation import write_report
 from danlu.tasks.loading import find_task
-from danlu.tasks.parts import stream_part
+from danlu.tasks.parts import licence_of, stream_part
 from danlu.training.config import Options, read_sources
 
 
@@ -34,7 +34,8 @@ def train_folds(
         return learn(folder, name, replace(wish, data=(str(rows),), truncate=True))
 
     how: Any = method
-    made = cross_validate(task, examples, folder, member, folds=folds, method=how, seed=wish.seed)
-    write_report(folder / "evaluation")
+    about = {"data": ", ".join(sources) or ", ".join(task.sources), "licence": "" if sources else licence_of(task)}
+    made = cross_validate(task, examples, folder, member, folds=folds, method=how, seed=wish.seed, **about)
+    write_report(folder / "evaluation" / task.name)
     print(encoder.dumps(told(made), ensure_ascii=False) if json else made, flush=True)
     return made

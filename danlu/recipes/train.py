@@ -134,7 +134,7 @@ def train(
         _same_run(run, others)
         wish = replace(before, **extent) if any(value is not None for value in extent.values()) else before
     else:
-        if not wish.data and (wish.task == "text" or find_task(wish.task).source is None):
+        if not wish.data and (wish.task == "text" or not find_task(wish.task).sources):
             raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
         name = name or team.agree(f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}")
         settings = {"start": begin, **asdict(wish)}

@@ -10,8 +10,9 @@ from typing import Any
 from danlu.base.errors import CheckpointError
 from danlu.base.run import Run
 from danlu.base.storage import write_whole
-from danlu.reports.curve import Curve, draw_legend, draw_svg
+from danlu.reports.curve import Curve, draw_svg
 from danlu.reports.page import page_of
+from danlu.reports.plots import draw_legend
 from danlu.reports.summary import RunSummary, read_curve, summarize
 from danlu.reports.tables import amount, duration, html_table, text_table
 
@@ -49,7 +50,10 @@ class Comparison:
     def html(self) -> str:
         """Curves and tables, for a page or a notebook."""
         charts = [draw_svg(self.curves, against=against, legend=False) for against in ("step", "time")]
-        parts = [draw_legend(self.curves), f'<div style="display:flex;flex-wrap:wrap;gap:1.5em">{"".join(charts)}</div>']
+        parts = [
+            draw_legend([curve.name for curve in self.curves]),
+            f'<div style="display:flex;flex-wrap:wrap;gap:1.5em">{"".join(charts)}</div>',
+        ]
         parts.append("<p>Faint: each step. Strong: mean over the steps around it. Ring: on held-out data.</p>")
         for title, rows in self.tables():
             parts.append(f"<h2>{title}</h2>")

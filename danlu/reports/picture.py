@@ -17,7 +17,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FuncFormatter
 from rich.cells import cell_len, chop_cells
 
-from danlu.reports.curve import Curve, color, dashes, faint, loss_label, loss_range, number_text, time_unit
+from danlu.reports.curve import Curve, faint, loss_label, loss_range, time_unit
+from danlu.reports.plots import color, dashes, number_text
 from danlu.reports.summary import RunSummary
 
 LATIN = "DejaVu Sans"  # comes with matplotlib

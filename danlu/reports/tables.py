@@ -16,6 +16,7 @@ from rich.text import Text
 
 GAP = 2  # places between columns of text
 CELL = "padding:.2em .7em;text-align:{};vertical-align:top"
+NUMBER = ";white-space:nowrap"  # a page's tables scroll where it is narrow
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), spare: Sequence[str] = ()) -> str:
@@ -43,13 +44,27 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     return "\n".join([*lines, f"(a wider terminal shows {', '.join(left_out)} too)"] if left_out else lines)
 
 
+class Markup(str):
+    """Text that is HTML already; any other is escaped where it is put into a page."""
+
+    __slots__ = ()
+
+
+def escaped(text: str) -> str:
+    """A text as HTML."""
+    return text if isinstance(text, Markup) else html.escape(text)
+
+
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
     """A plain table in the page's own colours."""
     sides = ["right" if column in right else "left" for column in columns]
-    head = "".join(f'<th style="{CELL.format(side)}">{html.escape(column)}</th>' for column, side in zip(columns, sides, strict=True))
+    head = "".join(f'<th style="{CELL.format(side)}">{escaped(column)}</th>' for column, side in zip(columns, sides, strict=True))
     lines = []
     for row in rows:
-        cells = (f'<td style="{CELL.format(side)}">{html.escape(cell)}</td>' for cell, side in zip(row, sides, strict=True))
+        cells = (
+            f'<td style="{CELL.format(side)}{NUMBER if side == "right" else ""}">{escaped(cell)}</td>'
+            for cell, side in zip(row, sides, strict=True)
+        )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<table style="border-collapse:collapse;color:inherit"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 

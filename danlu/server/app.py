@@ -16,8 +16,9 @@ from danlu.inference.model import Model
 from danlu.inference.sampling import told
 from danlu.inputs.conversation import chat_ids
 from danlu.server import errors, schema
-from danlu.server.answer import Answer, Asked, EventStream, whole
+from danlu.server.answer import Answer, Asked, EventStream, unless_left, whole
 from danlu.server.body import read_json
+from danlu.server.classes import Classes
 from danlu.server.embeddings import Embeddings
 from danlu.server.guard import Guard
 from danlu.server.replies import ChatShape, CompletionShape
@@ -33,6 +34,7 @@ class Service:
         # Now, so that an encoder whose folder asks for what embed does not know is refused before anybody asks.
         self.context_lengths = {name: _context_length(model) for name, model in self.models.items()}
         self.embeddings = {model: Embeddings(model) for model in self.models.values()}
+        self.classes = {model: Classes(model) for model in self.models.values()}
         self.created = int(time.time())
         self.stopping = False
 
@@ -62,7 +64,8 @@ class Service:
 
     def _state(self, model: Model) -> dict[str, Any]:
         if not model.generates:
-            return {"status": "failed" if model.closed else "ok", "running": self.embeddings[model].open, "waiting": 0}
+            running = self.embeddings[model].open + self.classes[model].open
+            return {"status": "failed" if model.closed else "ok", "running": running, "waiting": 0}
         status = model.engine.status()
         well = status.alive and status.seconds_in_step < STUCK_SECONDS
         return {"status": "ok" if well else "failed", "running": status.running, "waiting": status.waiting}
@@ -104,6 +107,10 @@ def make_app(service: Service) -> FastAPI:
     @app.post("/v1/embeddings", openapi_extra=_described(schema.EmbeddingRequest))
     async def embeddings(http: Request) -> Response:
         return await _embed(service, http, None)
+
+    @app.post("/classify", openapi_extra=_described(schema.ClassifyRequest))
+    async def classify(http: Request) -> Response:
+        return await _classify(service, http)
 
     @app.post("/v1/engines/{engine:path}/embeddings", openapi_extra=_described(schema.EmbeddingRequest))
     async def engine_embeddings(engine: str, http: Request) -> Response:
@@ -169,6 +176,16 @@ async def _embed(service: Service, http: Request, engine: str | None) -> Respons
     model, texts = service.find(body.model), schema.inputs_of(body)
     warnings = schema.warnings_of(body)
     return await service.embeddings[model].answer(http, body, texts, {"warnings": warnings} if warnings else {})
+
+
+async def _classify(service: Service, http: Request) -> Response:
+    content = await read_json(http)
+    body: Any = schema.read(schema.ClassifyRequest, content)
+    model, texts = service.find(body.model), [str(text) for text in schema.inputs_of(body)]
+    data = await unless_left(http, service.classes[model].answer(texts))
+    warnings = schema.warnings_of(body)
+    reply = {"object": "list", "created": int(time.time()), "model": body.model, "data": data}
+    return JSONResponse(reply, headers={"warnings": warnings} if warnings else {})
 
 
 def _echo(model: Model, prompt: str | list[int]) -> str:

@@ -99,6 +99,14 @@ class EmbeddingRequest(Strict):
     user: str | None = None
 
 
+class ClassifyRequest(Strict):
+    """Fields of /classify."""
+
+    input: str | list[str]
+    model: str | None = None
+    user: str | None = None
+
+
 def read(kind: type[BaseModel], content: Mapping[str, Any]) -> Any:
     """A typed request. Raises: RequestError that names the field at fault."""
     try:

@@ -11,6 +11,7 @@ from danlu.tasks.topics import TASKS as TOPICS
 from danlu.tasks.topics import WORDS as TOPIC_WORDS
 
 MOST_CHARACTERS = 1200  # of a text; the beginning of a long e-mail says enough, and small models read 512 tokens or so
+LONGEST_WORD = 40
 TOPIC_NAMES = ", ".join(TOPIC_WORDS.values())
 WORDINGS: dict[str, tuple[str, ...]] = {
     "sentiment-en": (
@@ -38,11 +39,16 @@ def conversation(task: Task, example: Example) -> Row:
     """A user asks for an example's class in one of several wordings, chosen by the text, and the assistant names it."""
     assert isinstance(example, ClassifyExample)
     wordings = WORDINGS[task.name]
-    text = example.text
-    if len(text) > MOST_CHARACTERS:
-        text = text[:MOST_CHARACTERS].rpartition(" ")[0] or text[:MOST_CHARACTERS]
-    asked = wordings[input_key(example) % len(wordings)].replace("{text}", text)
+    asked = wordings[input_key(example) % len(wordings)].replace("{text}", _beginning(example.text))
     return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": task.answer(example)}]}
+
+
+def _beginning(text: str) -> str:
+    """What is shown of a text, cut between two words where one is near."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    space = text.rfind(" ", MOST_CHARACTERS - LONGEST_WORD, MOST_CHARACTERS)
+    return text[: MOST_CHARACTERS if space < 0 else space]
 
 
 TASKS = (

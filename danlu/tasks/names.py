@@ -70,6 +70,6 @@ TASKS = (
         score="entity_f1",
         language="zh",
         prompt="{text}\n每个字的标记（B-PER I-PER 人名，B-LOC I-LOC 地名，B-ORG I-ORG 机构，O 其他）：",
-        citation="Yu et al. 2002, Journal of Chinese Information Processing 16(5): the corpus of People's Daily tagged at Peking University",
+        citation="Yu et al. 2002, Journal of Chinese Information Processing 16(5), tagged at Peking University",
     ),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from danlu.base.catalog import find
 from danlu.base.errors import ConfigError
 from danlu.base.fetching import path_of
-from danlu.data.examples import Examples, Placed, SetAside, gather, held_numbers, place, stream_examples
+from danlu.data.examples import Examples, Placed, SetAside, gather, held_numbers, input_key, place, stream_examples
 from danlu.tasks.base import Task
 
 Part = Literal["train", "test", "all"]
@@ -16,6 +17,8 @@ SEED = 0  # of the split into training and test: the same for everybody, whateve
 
 def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed | SetAside]:
     """Examples of a task's own part, or all of `data` if that is given, one after the other, bad rows with their reason.
+
+    A part that was drawn comes in the order of a hash, so that its first rows are a fair sample; what only measures, in the data's order.
 
     Raises: ConfigError if there is neither, or the task has no such part; what reading raises.
     """
@@ -33,17 +36,21 @@ def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed 
         other = "measure only" if part == "train" else "are for folds only (--folds 5)"
         raise ConfigError(f"the rows of --task {task.name} {other}; for others give --data FILE")
     found = [place(task.source, line, row, task.kind) for line, row in enumerate(task.rows(path_of(task.source)), 1)]
-    whole = part == "all" or task.test_share in (0, 1)
-    tested = set[int]() if whole else held_numbers([each.example for each in found if isinstance(each, Placed)], task.test_share, SEED)
-    seen = 0
-    for each in found:
-        if isinstance(each, Placed):
-            seen += 1
-            if not whole and (seen - 1 in tested) != (part == "test"):
-                continue
-        yield each
+    yield from (each for each in found if isinstance(each, SetAside))
+    usable = [each for each in found if isinstance(each, Placed)]
+    if part == "all" or task.test_share in (0, 1):
+        yield from usable
+        return
+    tested = held_numbers([each.example for each in usable], task.test_share, SEED)
+    chosen = [each for number, each in enumerate(usable) if (number in tested) == (part == "test")]
+    yield from sorted(chosen, key=lambda each: input_key(each.example, SEED + 1))
 
 
 def read_part(task: Task, data: Sequence[str], part: Part) -> Examples:
     """All of a part. Raises: as stream_part; DataError if there is nothing in it, or too much of it cannot be used."""
     return gather(stream_part(task, data, part), task.kind, ", ".join(data) or f"{task.name} ({part})")
+
+
+def licence_of(task: Task) -> str:
+    """The licences of the data that a task brings."""
+    return "; ".join(find(source).licence_line for source in task.sources)

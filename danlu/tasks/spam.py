@@ -34,7 +34,8 @@ def shown(raw: bytes) -> str:
     """
     message = email.message_from_bytes(raw)
     parts = {part.get_content_type(): part for part in reversed(list(message.walk())) if part.get_content_maintype() == "text"}
-    if plain := parts.get("text/plain"):
+    plain = parts.get("text/plain")
+    if plain is not None:  # a message without headers counts as nothing in an `if`
         body = _decoded(plain)
     else:
         page = _Page()

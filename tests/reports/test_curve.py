@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from danlu.reports.curve import COLORS, MOST_POINTS, Curve, Point, draw_svg, loss_range, thin, ticks, time_unit
+from danlu.reports.curve import MOST_POINTS, Curve, Point, draw_svg, loss_range, thin, time_unit
+from danlu.reports.plots import COLORS, ticks
 
 
 def falling(count: int, name: str = "a", noise: float = 0.0) -> Curve:

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import danlu
+from danlu.base.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small recurrent network that has learnt to tell old from new."""
+    folder = tmp_path_factory.mktemp("apply")
+    rows = [{"text": f"{word} river {number}", "label": word} for number in range(40) for word in ("old", "new")]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return danlu.train("rnn/gru-nano", task="classify", data=folder / "rows.jsonl", steps=60, runs=folder, name="small", threads=1).run
+
+
+def read(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def test_every_row_is_there_in_order_with_its_own_fields_and_an_answer_or_the_reason(run: str, tmp_path: Path) -> None:
+    lines = ['{"text": "old river 3", "id": 7}', "no json", '{"text": ""}', '{"words": "x"}', '{"text": "new 河", "label": "old"}', "[1]"]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), "utf-8")
+    made = danlu.apply(run, source=str(tmp_path / "in.jsonl"), out=tmp_path / "out.jsonl")
+    first, broken, empty, other, second, listed = read(tmp_path / "out.jsonl")
+    assert (made.rows, made.answered, made.refused, made.task) == (6, 2, 4, "classify")
+    assert first["id"] == 7 and first["answer"]["label"] == "old" and first["answer"]["scores"]["old"] == first["answer"]["score"]  # type: ignore[index]
+    assert second["label"] == "old" and second["answer"]["label"] == "new"  # type: ignore[index]
+    assert broken["row"] == "no json" and "not JSON" in broken["answer"]["error"]  # type: ignore[index]
+    assert "empty" in empty["answer"]["error"] and "no field 'text'" in other["answer"]["error"]  # type: ignore[index]
+    assert listed["row"] == [1] and "a list" in listed["answer"]["error"]  # type: ignore[index]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    with pytest.raises(ConfigError, match="there already"):
+        danlu.apply(run, source=str(tmp_path / "in.jsonl"), out=tmp_path / "out.jsonl")
+
+
+def test_a_killed_run_goes_on_behind_the_last_row_and_comes_to_the_same(run: str, tmp_path: Path) -> None:
+    count = 20_000
+    with (tmp_path / "in.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": f"{'old' if number % 3 else 'new'} river {number}"}) + "\n" for number in range(count))
+    whole = danlu.apply(run, source=str(tmp_path / "in.jsonl"), out=tmp_path / "whole.jsonl")
+    command = [sys.executable, "-m", "danlu", "apply", run, "--in", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / ".out.jsonl.partial"
+    until = time.monotonic() + 60
+    while not (partial.is_file() and partial.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.01)
+    going.send_signal(signal.SIGKILL)
+    going.wait()
+    assert partial.stat().st_size and not (tmp_path / "out.jsonl").exists()
+    os.truncate(partial, partial.stat().st_size - 3)  # as if the kill had come amid a line
+    with pytest.raises(ConfigError, match="beginning of another"):
+        danlu.apply(run, task="classify", source=str(tmp_path / "in.jsonl"), out=tmp_path / "out.jsonl", truncate=True)
+    made = danlu.apply(run, source=str(tmp_path / "in.jsonl"), out=tmp_path / "out.jsonl")
+    assert made.rows == whole.rows == count and 0 < made.skipped < count
+    for ours, theirs in zip(read(tmp_path / "out.jsonl"), read(tmp_path / "whole.jsonl"), strict=True):
+        assert ours["text"] == theirs["text"] and ours["answer"]["label"] == theirs["answer"]["label"]  # type: ignore[index]
+
+
+def test_a_task_with_a_model_is_asked_like_a_function(run: str) -> None:
+    ask = danlu.task("classify", run)
+    assert [answer.label for answer in ask(["old river", "new river", {"text": "old"}])] == ["old", "new", "old"]
+    with pytest.raises(DataError, match="item 2"):
+        ask(["old", "   "])
+
+
+def test_nothing_and_the_wrong_are_refused_with_a_line(run: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="no rows"):
+        danlu.apply(run, source=str(tmp_path / "empty.jsonl"), out=tmp_path / "out.jsonl")
+    with pytest.raises(ConfigError, match=r"ends in \.jsonl"):
+        danlu.apply(run, source=str(tmp_path / "empty.jsonl"), out=tmp_path / "out.csv")
+    with pytest.raises(ConfigError, match="a head for classes, which does not answer span"):
+        danlu.apply(run, task="span", source=str(tmp_path / "empty.jsonl"), out=tmp_path / "out.jsonl")
