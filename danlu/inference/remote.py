@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import json
 import os
 import threading
@@ -140,7 +141,7 @@ class RemoteModel:
                     if error.code not in BUSY or turn == TRIES:
                         raise self._refused(error) from None
                     wait = _retry_after(error.headers.get("retry-after"))
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
                 if turn == TRIES or isinstance(getattr(error, "reason", error), ConnectionRefusedError):
                     raise RequestError(f"{self.url} cannot be reached ({getattr(error, 'reason', error)}); is it running?") from None
                 wait = None
