@@ -49,7 +49,7 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         seed=rows["seed"],
         limit=rows["limit"],
         threshold=rows["threshold"],
-        trained_on=_trained_on(model) if model != BASELINE else None if task.test_share == 1 else set(map(input_key, training)),
+        trained_on=_trained_on(model) if model != BASELINE else None if task.test_share in (0, 1) else set(map(input_key, training)),
     )
     report = write_report(folder)
     if Run(Path(model)).exists():
