@@ -107,7 +107,6 @@ def main() -> None:
 def compare(mine: Sequence[Found], theirs: Sequence[Found], choices: Sequence[Sequence[str]]) -> dict[str, Any]:
     """How two sides' numbers differ, and for how many items they decide alike; ties are items whose best two are nearer than the sides."""
     pairs = [(a, b) for mine_of, theirs_of in zip(mine, theirs, strict=True) for a, b in zip(mine_of, theirs_of, strict=True)]
-    noise = max(abs(a[0] - b[0]) for a, b in pairs)
     told: dict[str, Any] = {
         "items": len(mine),
         "largest_relative_difference": max(abs(a[0] - b[0]) / abs(b[0]) for a, b in pairs),
@@ -120,6 +119,7 @@ def compare(mine: Sequence[Found], theirs: Sequence[Found], choices: Sequence[Se
             for side in (mine, theirs)
         ]
         decisions = [[max(range(len(one)), key=one.__getitem__) for one in side] for side in sides]
+        noise = max(abs(a - b) for one, other in zip(*sides, strict=True) for a, b in zip(one, other, strict=True))
         ordered = [sorted(one)[-2:] for one in sides[1]]
         told[f"{how}_equal"] = sum(a == b for a, b in zip(*decisions, strict=True))
         told[f"{how}_differ"] = [place for place, (a, b) in enumerate(zip(*decisions, strict=True)) if a != b]
