@@ -64,7 +64,7 @@ def evaluate(
         How they are chosen: random, balanced (of each label as many), or nearest (to what is asked).
     by
         How a language model chooses: by the log-likelihood of each choice (sum), the same by the choice's length (mean: what lm-eval
-        calls acc_norm), or by what it writes (writing).
+        calls acc_norm), or by what it writes (generation).
     limit
         Measure the first rows only.
     truncate
