@@ -92,7 +92,7 @@ def test_the_command_line_tells_one_object_or_a_table_and_one_line_of_what_is_wr
     compared = run("--compare", "long", "short", "--task", "classify", "--json")
     assert compared.returncode == 0 and json.loads(compared.stdout.splitlines()[-1])["pairs"]
     for arguments, expected in (
-        (("long", "--task", "classfy"), "did you mean classify"),
+        (("long", "--task", "klassify"), "did you mean classify"),
         (("long", "--task", "classify"), "give --data FILE"),
         (("long", "--task", "span", "--data", "test.jsonl"), "does not answer span"),
         ((), "no model came"),
