@@ -89,6 +89,7 @@ def test_the_command_line_tells_one_object_or_a_table_and_one_line_of_what_is_wr
     told = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0 and told["rows"] == 60 and told["intervals"]["accuracy"]["low"] < told["accuracy"]
     assert Path(place / told["report"]).is_file()
+    danlu.evaluate(str(place / "short"), data=place / "test.jsonl")
     compared = run("--compare", "long", "short", "--task", "classify", "--json")
     assert compared.returncode == 0 and json.loads(compared.stdout.splitlines()[-1])["pairs"]
     for arguments, expected in (
