@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Answer:
     """An answer; what is set depends on the kind of example.
 
@@ -21,6 +21,11 @@ class Answer:
     tags: tuple[str, ...] = ()
     text: str = ""
     cut: int = 0
+
+    def __repr__(self) -> str:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = (f"{name}={value!r}" for name, value in given.items() if value and value == value)  # what is not set is 0, "" or NaN
+        return f"Answer({', '.join(told)})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from danlu.data.batches import Batches, Mixture
 from danlu.data.chat_rows import encode_conversations
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import ClassifyExample, Example, Examples, Kind, input_key, split_examples
+from danlu.data.looked_over import looked_over
 from danlu.data.masking import Masking
 from danlu.data.prepared import Prepared, open_prepared
 from danlu.data.supervised import Row, Rows, encode_examples
@@ -163,8 +164,8 @@ def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> tuple[Loaded, T
 def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Lesson, TrainingConfig]:
     kind, named = task.kind, ", ".join(wish.data) or task.name
     examples = read_part(task, [name for name, _ in read_sources(wish.data)], "all" if task.test_share == 0 else "train")
-    for row in examples.set_aside[:3]:
-        print(f"danlu: set aside {row}", file=sys.stderr)
+    for line in [*(f"set aside {row}" for row in examples.set_aside[:3]), *looked_over(examples)]:
+        print(f"danlu: {line}", file=sys.stderr)
     if kind == "classify" and len(examples.labels) < 2:
         raise DataError(f"{named} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
     head = head_for(kind, examples.labels)
