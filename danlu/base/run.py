@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from danlu.base.errors import CheckpointError, ConfigError
 from danlu.base.storage import PARTIAL, remove_partial, sync_folder, whole_folder, write_whole
@@ -39,8 +41,7 @@ class Run:
 
         Raises: ConfigError if the name is taken or no name.
         """
-        if not NAME.fullmatch(name) or name.startswith("."):
-            raise ConfigError(f"--name came as {name!r}; expected letters, digits, dots, dashes and underscores")
+        check_name(name)
         run = cls(runs / name)
         if run.exists():
             if run.manifest_file.exists():
@@ -218,6 +219,32 @@ class Run:
 
     def write_evaluation(self, task: str, content: dict[str, Any]) -> None:
         write_whole(self.folder / "evaluation" / f"{task}.json", _json(content))
+
+
+@contextmanager
+def sole_writer(place: Path) -> Iterator[None]:
+    """Keep a run to this process while the block runs; a process that is killed lets go.
+
+    Raises: ConfigError if another process has it, or the name is none.
+    """
+    place = place.resolve()
+    check_name(place.name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.parent / f".{place.name}.lock")  # beside the folder, which may give way to another
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"another process is training {place}; wait until it ends, or choose another --name") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_name(name: str) -> None:
+    """Raises: ConfigError if a run cannot have that name."""
+    if not NAME.fullmatch(name) or name.startswith("."):
+        raise ConfigError(f"--name came as {name!r}; expected letters, digits, dots, dashes and underscores")
 
 
 def list_runs(folder: Path) -> list[Run]:

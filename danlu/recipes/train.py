@@ -20,7 +20,7 @@ from danlu.base.device import choose_device, choose_precision, computing_in, set
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.late import late
 from danlu.base.options import spread
-from danlu.base.run import Run
+from danlu.base.run import Run, check_name, sole_writer
 from danlu.base.signals import stop_asked
 from danlu.evaluation.loss import measure_text
 from danlu.models.loading import Loaded, restore
@@ -126,8 +126,25 @@ def train(
         raise ConfigError(f"--checkpoint-every came as {checkpoint_every}; expected a positive number of steps")
     begin, runs = str(start), Path(runs)
     wish, team = Options(**options), Team()
-    if resume and name is None and Run(Path(begin)).exists():
-        run = Run.open(Path(begin))
+    going_on = resume and name is None and Run(Path(begin)).exists()
+    name = name or team.agree(f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    check_name(name)
+    place = Path(begin) if going_on else runs / name
+    with sole_writer(place) if team.leads else nullcontext():
+        result = _begin(begin, wish, place, going_on, resume, began, checkpoint_every, team, profile)
+        team.leave()
+    if json and team.leads:
+        print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
+    return result
+
+
+def _begin(
+    begin: str, wish: Options, place: Path, going_on: bool, resume: bool, began: float, checkpoint_every: int | None, team: Team,
+    profile: bool,
+) -> Trained:  # fmt: skip
+    """Make the run, or open it, and train."""
+    if going_on:
+        run = Run.open(place)
         begin, before = run.config["start"], Options(**{key: run.config[key] for key in OPTIONS if key in run.config})
         extent = {key: getattr(wish, key) for key in EXTENT}
         others = {key: value for key in OPTIONS if (value := getattr(wish, key)) != getattr(Options(), key)}
@@ -136,16 +153,11 @@ def train(
     else:
         if not wish.data and (wish.task == "text" or not find_task(wish.task).sources):
             raise ConfigError("training needs data: --data FOLDER (made by danlu prepare) or --data FILE")
-        name = name or team.agree(f"{Path(begin).name}-{time.strftime('%Y%m%d-%H%M%S')}")
         settings = {"start": begin, **asdict(wish)}
         with team.in_turn():
             fresh = not resume and team.leads
-            run = Run.create(runs, name, settings) if fresh else _same_run(Run.open(runs / name), settings)
-    result = _train(run, begin, wish, began, checkpoint_every, team, profile)
-    team.leave()
-    if json and team.leads:
-        print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
-    return result
+            run = Run.create(place.parent, place.name, settings) if fresh else _same_run(Run.open(place), settings)
+    return _train(run, begin, wish, began, checkpoint_every, team, profile)
 
 
 def _member(start: str | Path, folder: Path, name: str, wish: Options, *, checkpoint_every: int | None, threads: int | None) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,3 +214,31 @@ def test_a_full_disk_loses_nothing_and_says_so(text: Path, tmp_path: Path) -> No
     assert not Run(tmp_path / "full").checkpoints()
     assert main([*common, *OPTIONS, "--resume"]) == 0  # there is room again
     assert find_fault(tmp_path / "full" / "final") is None
+
+
+def test_a_run_has_one_writer_and_a_killed_one_lets_go(text: Path, tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from danlu.base.run import sole_writer
+with sole_writer(Path({str(tmp_path)!r}) / "one"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    how: dict[str, Any] = {"data": text, "steps": 1, "runs": tmp_path, "threads": 1}
+    with pytest.raises(ConfigError, match="another process is training"):
+        danlu.train("gpt/nano", name="one", **how)
+    assert not (tmp_path / "one").exists()
+    danlu.train("gpt/nano", name="two", **how)
+    holder.kill()
+    holder.communicate()
+    assert danlu.train("gpt/nano", name="one", **how).steps == 1
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", ""])
+def test_a_name_that_is_a_path_is_refused(name: str, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--name came as"):
+        danlu.train("gpt/nano", name=name or " ", data=text, steps=1, runs=tmp_path / "runs")
+    assert list(tmp_path.rglob("config.json")) == []
