@@ -66,7 +66,7 @@ def theirs(train: list[dict[str, str]], test: list[dict[str, str]], seed: int, f
 def ours(train: Path, test: Path, count: int, seed: int, folder: str, precision: str) -> dict[str, float]:
     """Danlu's."""
     made = danlu.train(
-        "minilm-l6", task="classify", data=train, epochs=EPOCHS, batch_rows=BATCH, truncate=True, context_length=LENGTH,
+        "minilm-l6", task="classify", data=train, epochs=EPOCHS, batch_rows=BATCH, truncate=True, context_length=LENGTH, validation=0,
         precision=precision, seed=seed, runs=folder, name=f"{precision}-{seed}",
     )  # fmt: skip
     seconds = [row for row in Run(Path(made.run)).metrics() if "kind" not in row][-1]["wall_seconds"]

@@ -78,6 +78,9 @@ class Options:
     context_length: int | None = option(None, "tokens that the model sees at once; by default the size's own")
     within_documents: bool = option(False, "let no token see another document in the same row (gpt on text)")
     whole_words: bool = option(False, "hide whole words, not pieces of them (bert on text)")
+    validation: float | None = option(
+        None, "share of the examples that is held out to measure on while training; a tenth by default, 0: none"
+    )
     truncate: bool = option(False, "cut examples that are longer than the context; without it they stop the training")
     recompute: bool | None = option(
         None, "keep no layer's inner numbers for the way back but compute them again: less memory, a third slower; by default if it must be"
@@ -97,6 +100,7 @@ class Options:
             "--lora-rank and --lora-alpha do nothing without --adapt lora": self.adapt != "lora"
             and (self.lora_rank, self.lora_alpha) != LORA,
             "--truncate does nothing to a text, which is read in windows": self.task == "text" and self.truncate,
+            "--validation does nothing to a text; danlu prepare holds out parts of it": self.task == "text" and self.validation is not None,
             f"--label-smoothing does nothing to --task {self.task}": self.task in ("regress", "span") and self.label_smoothing > 0,
             "--final-rate does nothing to --schedule constant": self.schedule == "constant" and self.final_rate is not None,
         }

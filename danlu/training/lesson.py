@@ -188,7 +188,7 @@ def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Less
         loaded = replace(loaded, tokenizer=tokenizer)
         if told:
             print(f"danlu: {start} has no chat template; it learns {told}, and the template is saved with it", file=sys.stderr)
-    parts = split_examples(examples, VALIDATION, wish.seed)
+    parts = split_examples(examples, VALIDATION if wish.validation is None else wish.validation, wish.seed)
     encoded = [_encode(part, tokenizer, config.context_length, wish.truncate) for part in parts]
     if not encoded[0][0]:
         raise DataError(f"nothing is left to learn of {named} in {config.context_length} tokens a row")

@@ -130,3 +130,14 @@ def test_folds_train_measure_and_leave_an_ensemble(place: Path) -> None:
         danlu.train("rnn/gru-nano", name="folded", folds=3, **how)
     again = danlu.train("rnn/gru-nano", name="folded", folds=3, resume=True, **how)
     assert again.members == made.members
+
+
+def test_all_rows_are_learnt_if_none_is_to_be_held_out(place: Path) -> None:
+    how = {"task": "classify", "data": place / "train.jsonl", "epochs": 1, "batch_rows": 8, "runs": place, "threads": 1}
+    whole = danlu.train("rnn/gru-nano", name="whole", validation=0, **how)
+    assert (whole.steps, whole.val_accuracy) == (10, None)
+    assert danlu.train("rnn/gru-nano", name="part", **how).steps == 9
+    with pytest.raises(ConfigError, match="no share"):
+        danlu.train("rnn/gru-nano", name="none", validation=1, **how)
+    with pytest.raises(ConfigError, match="does nothing to a text"):
+        danlu.train("gpt/nano", name="text", data=place / "train.jsonl", validation=0.5)
