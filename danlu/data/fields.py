@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from danlu.data.rows import BadRow
+from danlu.inputs.spacing import between
 
 Row = Mapping[str, Any]
 LINES = ("paragraphs", "content", "para")  # what collections of poems call a list of lines
@@ -41,15 +42,6 @@ def parse(text: str) -> object:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise BadRow(f"not JSON ({error})") from None
-
-
-def between(last: str, first: str) -> str:
-    """What stands between two words or lines: a space, but for scripts written without any, as Chinese is and Korean is not."""
-    return " " if last and first and not (_is_unspaced(last) and _is_unspaced(first)) else ""
-
-
-def _is_unspaced(character: str) -> bool:
-    return character >= "\u2e80" and not "\uac00" <= character <= "\ud7af"
 
 
 def _plain(row: Row) -> str:

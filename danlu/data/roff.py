@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from danlu.data.fields import between
+from danlu.inputs.spacing import between
 from danlu.data.mdoc import CLOSING, MDOC, inline
 
 MOST_CONDITIONS = 8  # on one line

@@ -19,6 +19,7 @@ from danlu.base.storage import write_whole
 from danlu.inputs.bulk import BulkEncoder, byte_of_character
 from danlu.inputs.model_text import ModelText
 from danlu.inputs.pieces import SPACE, UNREACHABLE, sentinel
+from danlu.inputs.spacing import without_spaces
 from danlu.inputs.vocabulary_files import FILE, read_settings, read_vocabulary_file, vocabulary_file
 
 END_OF_TEXT = "<|endoftext|>"
@@ -114,6 +115,8 @@ class Tokenizer:
         encoding = self._reading_text.encode(list(words), is_pretokenized=True)
         text = ModelText.of(encoding)
         of_word = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+        if not self.is_byte_level and not isinstance(self.raw.model, models.WordPiece):
+            text, of_word = without_spaces(text, of_word, words, self.raw.id_to_token, self.raw.token_to_id)
         if max_tokens is None or len(of_word) <= max_tokens:
             return text, of_word
         room = max_tokens - int(text.is_special.sum())
