@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from danlu.inputs.spacing import between
 from danlu.data.mdoc import CLOSING, MDOC, inline
+from danlu.inputs.spacing import between
 
 MOST_CONDITIONS = 8  # on one line
 LONGEST_STRING = 64  # characters of a page's own abbreviation: nesting them must not make a small page a giant one

@@ -21,7 +21,6 @@ def sentencepiece() -> Tokenizer:
         (list("张三在北京"), ["▁", "张", "三", "在", "北", "京"], [0, 0, 1, 2, 3, 4]),
         (["Hello", "world"], ["▁Hello", "▁world"], [0, 1]),
         (["在", "world", "北", "京"], ["▁在", "▁world", "▁", "北", "京"], [0, 1, 2, 2, 3]),
-        (["나는", "간다"], ["▁나는", "▁간다"], [0, 1]),
     ],
 )
 def test_characters_that_stand_without_spaces_are_read_without_them(
