@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 from danlu.base.errors import DanluError
 
 DONE, BUG, MENDABLE = 0, 1, 2
+PLACES = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)  # a file where a folder should be, or the other way round
 
 VERBS = {
     "doctor": "is this machine ready; what is missing and how to mend it",
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM, *PLACES):
             raise
         return _refuse(
             f"{error.filename or 'writing'}: {error.strerror}; make room or choose another folder, and run the same command again"

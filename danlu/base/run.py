@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from danlu.base.errors import CheckpointError, ConfigError
-from danlu.base.storage import PARTIAL, remove_partial, sync_folder, whole_folder, write_whole
+from danlu.base.storage import PARTIAL, remove_partial, sole, sync_folder, whole_folder, write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -60,6 +58,14 @@ class Run:
         if not run.exists():
             raise ConfigError(f"{folder} is no run; begin it without --resume")
         return run
+
+    @classmethod
+    def holding(cls, place: Path) -> Run:
+        """The run that a folder is, or that its final/ or checkpoint belongs to."""
+        for folder in (place, place.parent, place.parent.parent):
+            if cls(folder).exists():
+                return cls(folder)
+        return cls(place)
 
     def exists(self) -> bool:
         """Whether a run was begun here."""
@@ -209,7 +215,7 @@ class Run:
     def write_manifest(self, content: dict[str, Any]) -> None:
         write_whole(self.manifest_file, _json({"format": FORMAT, **content}))
 
-    def write_inputs(self, keys: Sequence[int]) -> None:
+    def write_inputs(self, keys: Iterable[int]) -> None:
         """Keep a hash of each example that is trained on, as hexadecimal lines, so that evaluation can name those it meets again."""
         write_whole(self._inputs, "".join(f"{key:016x}\n" for key in sorted(set(keys))).encode())
 
@@ -230,15 +236,9 @@ def sole_writer(place: Path) -> Iterator[None]:
     place = place.resolve()
     check_name(place.name)
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.parent / f".{place.name}.lock")  # beside the folder, which may give way to another
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another process is training {place}; wait until it ends, or choose another --name") from None
-    try:
+    taken = f"another process is training {place}; wait until it ends, or choose another --name"
+    with sole(place.parent / f".{place.name}.lock", taken):  # beside the folder, which may give way to another
         yield
-    finally:
-        lock.release()
 
 
 def check_name(name: str) -> None:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from filelock import FileLock, Timeout
+
+from danlu.base.errors import ConfigError
+
 PARTIAL = ".partial-"  # names that begin so are never whole: readers skip them, writers may remove them
 
 
@@ -110,3 +114,20 @@ def remove_partial(folder: Path) -> None:
         for path in folder.iterdir():
             if path.name.startswith(PARTIAL):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole(lock: Path, taken: str) -> Iterator[None]:
+    """Be the only process that holds a lock file while the block runs; a process that is killed lets go.
+
+    Raises: ConfigError, saying `taken`, if another holds it.
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(taken) from None
+    try:
+        yield
+    finally:
+        held.release()

@@ -19,6 +19,11 @@ class ChatExample:
     messages: tuple[tuple[str, str], ...]
 
     @property
+    def last(self) -> int:
+        """The place of the assistant's last turn: what is to be answered."""
+        return max(place for place, (role, _) in enumerate(self.messages) if role == "assistant")
+
+    @property
     def asked(self) -> tuple[str, ...]:
         """All that the assistant did not say."""
         return tuple(content for role, content in self.messages if role != "assistant")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -212,6 +213,12 @@ def held_numbers(records: Sequence[Example], share: float, seed: int) -> set[int
 def input_key(record: Example, seed: int = 0) -> int:
     """A 64-bit hash of what a model is given of an example."""
     return xxhash.xxh3_64_intdigest("\0".join(input_of(record)).encode(), seed=seed & SEED_BITS)
+
+
+def likeness_key(record: Example) -> int:
+    """A 64-bit hash of what a model is given of an example but for case, spaces and signs: what differs in these alone is the same."""
+    plain = "\0".join("".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold())) for text in input_of(record))
+    return xxhash.xxh3_64_intdigest(plain.encode()) if plain.strip("\0") else input_key(record)
 
 
 def _row(content: bytes) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from danlu.data.examples import Example, Kind, Placed, place
 from danlu.data.fields import Row, parse
@@ -51,9 +51,20 @@ def _target(row: Row) -> Row:
 
 
 def _talk(row: Row) -> Row:
-    if row.get("messages") is not None:
-        said = parse(row["messages"]) if isinstance(row["messages"], str) else row["messages"]
-        return {"messages": [*said, {"role": "assistant", "content": UNKNOWN}]} if isinstance(said, list) else row
+    for turns, speaker, said, roles in (
+        ("messages", "role", "content", ("assistant",)),
+        ("conversations", "from", "value", ("gpt", "chatgpt", "assistant")),
+    ):
+        if row.get(turns) is None:
+            continue
+        told = parse(row[turns]) if isinstance(row[turns], str) else row[turns]
+        if not isinstance(told, list):
+            return row
+        while told and isinstance(told[-1], Mapping) and told[-1].get(speaker) in roles:  # an answer that is known is not shown
+            told = told[:-1]
+        return {turns: [*told, {speaker: roles[0], said: UNKNOWN}]}
+    if row.get("instruction") is not None:
+        return {**row, "output": UNKNOWN}
     asked = row.get("prompt", row.get("text"))
     return {"prompt": asked, "completion": UNKNOWN} if asked is not None else row
 

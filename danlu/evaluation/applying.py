@@ -32,6 +32,7 @@ class Asked:
     line: int
     row: Any
     fault: str = ""
+    content: bytes = b""
 
 
 def stream_rows(source: str) -> Iterator[Asked]:
@@ -58,7 +59,8 @@ def _asked(file: str, line: int, content: bytes) -> Asked:
         row = parse(text)
     except BadRow as error:
         return Asked(file, line, text, str(error))
-    return Asked(file, line, row, "" if isinstance(row, Mapping) else f"a row is {kind_of(row)}; expected an object with fields")
+    fault = "" if isinstance(row, Mapping) else f"a row is {kind_of(row)}; expected an object with fields"
+    return Asked(file, line, row, fault, text.strip().encode())
 
 
 def answer_batch(batch: Sequence[Asked], task: Task, answerer: Answerer, file: BinaryIO, counts: Counter[str]) -> None:
@@ -76,13 +78,22 @@ def answer_batch(batch: Sequence[Asked], task: Task, answerer: Answerer, file: B
         said[place] = {"error": answer.reason} if isinstance(answer, Refused) else told(answer, task, answerer.labels)
     lines = []
     for each, content in zip(batch, said, strict=True):
-        row: Row = each.row if isinstance(each.row, Mapping) else {"row": each.row}
-        lines.append(json.dumps({**row, "answer": content}, ensure_ascii=False).encode() + b"\n")
+        lines.append(_line(each, content))
         counts["refused" if "error" in content else "answered"] += 1
         counts["cut"] += "cut" in content
     file.write(b"".join(lines))
     file.flush()
     os.fsync(file.fileno())
+
+
+def _line(asked: Asked, answer: Mapping[str, Any]) -> bytes:
+    """A row as it came, to the letter, with the answer behind its fields; a field of its own called `answer` becomes `answer_given`."""
+    told = json.dumps({"answer": answer}, ensure_ascii=False).encode()
+    if isinstance(asked.row, Mapping) and asked.row and "answer" not in asked.row:
+        return asked.content.removesuffix(b"}").rstrip() + b", " + told.removeprefix(b"{") + b"\n"
+    row: Row = asked.row if isinstance(asked.row, Mapping) else {"row": asked.row}
+    kept = {("answer_given" if name == "answer" else name): value for name, value in row.items()}
+    return json.dumps({**kept, "answer": answer}, ensure_ascii=False).encode() + b"\n"
 
 
 def told(answer: Answer, task: Task, labels: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from danlu.base.errors import DataError
+from danlu.base.errors import ConfigError, DataError
 from danlu.data.answers import Answer, Refused
 from danlu.data.examples import Example
 from danlu.data.rows import BadRow
@@ -20,14 +20,16 @@ def task(name: str, model: str, **asking: Any) -> Callable[[Sequence[str | Mappi
     What is asked may be texts, or rows with the task's fields. Raises: DataError naming what cannot be answered.
     """
     wanted = find_task(name)
+    if wanted.kind == "retrieve":
+        raise ConfigError("retrieve measures how a model finds documents, and answers no single row; use danlu.load(...).embed")
     answerer = answerer_of(model, wanted, Asking(**asking))
 
     def ask(given: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
         examples: list[Example] = []
-        for place, each in enumerate([given] if isinstance(given, str) else given):
+        for place, each in enumerate([given] if isinstance(given, str | Mapping) else given):
             try:
                 examples.append(without_answer(name, place + 1, {"text": each} if isinstance(each, str) else each, wanted.kind))
-            except BadRow as error:
+            except (BadRow, TypeError) as error:
                 raise DataError(f"item {place + 1} cannot be asked: {error}") from None
         answers = answerer.answer(examples)
         for place, answer in enumerate(answers):

@@ -193,4 +193,4 @@ def _said(example: Example) -> str:
     if isinstance(example, TranslateExample):
         return example.target
     assert isinstance(example, ChatExample), "other kinds have answerers of their own"
-    return example.messages[-1][1]
+    return example.messages[example.last][1]

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from danlu.data.examples import Placed, SetAside, input_key
+from danlu.data.examples import Placed, SetAside, likeness_key
 from danlu.evaluation.figures import Column
 from danlu.evaluation.samples import expected_of, given_of, sample_key, text_of
 from danlu.evaluation.texts import is_chinese
@@ -24,7 +24,8 @@ class Checks:
     """How many rows there were and what became of them. Lists name the first of them as file:line, with the reason where there is one.
 
     `duplicates` repeat an earlier row's input; `contradictions` are those of them that want another answer; `leaks` are rows whose input
-    was in training, None if it is not known what was; `cut` rows were read in part only, `cut_tokens` in sum.
+    was in training but for case, spaces and signs, None if it is not known what was; `cut` rows were read in part only, `cut_tokens` in
+    sum.
     """
 
     rows: int
@@ -84,7 +85,7 @@ class Ledger:
         self.lengths.add([len(text) for text in texts])
         self.chinese.add([is_chinese(text) for text in texts])
         for placed in batch if self.trained_on is not None else ():
-            if input_key(placed.example) in (self.trained_on or ()):
+            if likeness_key(placed.example) in (self.trained_on or ()):
                 self.leaks += 1
                 if len(self.first_leaks) < NAMED:
                     self.first_leaks.append(f"{placed.file}:{placed.line}")

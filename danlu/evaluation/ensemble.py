@@ -78,7 +78,8 @@ class Ensemble:
         cut = max(answer.cut for answer in given)
         if given[0].scores:
             scores = self.weights @ np.array([answer.scores for answer in given])
-            return Answer(label=self.labels[int(scores.argmax())], scores=tuple(scores.tolist()), cut=cut)
+            best = int(scores.argmax())
+            return Answer(label=self.labels[best] if self.labels else str(best), scores=tuple(scores.tolist()), cut=cut)
         if given[0].tags:
             columns = zip(*(answer.tags for answer in given), strict=True)
             return Answer(tags=tuple(self._most(column) for column in columns), cut=cut)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from danlu.base.errors import ConfigError, DataError
+from danlu.base.run import Run
 from danlu.base.storage import write_whole
 from danlu.data.answers import Answer, Refused
-from danlu.data.examples import ClassifyExample, Example, Placed, input_key
+from danlu.data.examples import ClassifyExample, Example, Placed, likeness_key
 from danlu.data.written import row_of
 from danlu.evaluation.answering import Answerer
 from danlu.evaluation.choosing import Asking, answerer_of
@@ -44,6 +47,7 @@ class CrossValidated:
     mean: float
     spread: float
     together: Evaluation
+    evaluation: str
 
     def __str__(self) -> str:
         each = ", ".join(f"{value:.4f}" for value in self.members)
@@ -54,7 +58,7 @@ class CrossValidated:
 
 def cross_validate(
     task: Task, examples: Sequence[Placed], folder: Path, learn: Learn, *, folds: int, method: Method = "average", seed: int = 0,
-    data: str = "", licence: str = "",
+    called: str = "", truncate: bool = False, data: str = "", licence: str = "",
 ) -> CrossValidated:  # fmt: skip
     """Train `folds` members on parts of the examples, measure them on the rest, and leave them as an ensemble in `folder`.
 
@@ -62,6 +66,7 @@ def cross_validate(
     bagging: each learns as many rows drawn with replacement, and is measured on those it did not draw (Breiman 1996).
     boosting: each learns rows drawn by how wrong the members before it were, and counts by how right it is (SAMME: Zhu et al. 2009);
     the first fold is held out of all and measures them.
+    `called` is the name by which the task is found again. What the members had not seen is measured in evaluation/TASK-unseen.
     Raises: ConfigError if folds or method do not fit the data.
     """
     if method not in get_args(Method):
@@ -69,7 +74,7 @@ def cross_validate(
     if method == "boosting" and task.kind != "classify":
         raise ConfigError(f"--ensemble boosting is for classes; --task {task.name} has none: use average or bagging")
     parts = split(task, [each.example for each in examples], folds, seed)
-    asking = Asking(truncate=True)
+    asking = Asking(truncate=truncate)
     maker = {"average": _folds, "bagging": _bags, "boosting": _boosted}[method]
     members, weights, unseen = list[Answerer](), list[float](), list[Places]()
     for number, (chosen, rest, weight) in enumerate(maker(examples, parts, seed, members), 1):
@@ -85,20 +90,20 @@ def cross_validate(
     if not members:
         raise DataError(f"the first member is no better than chance on {task.name}; train longer, with another --rate or more rows")
     names = tuple(f"member-{number}" for number in range(1, len(members) + 1))
-    Members(task=task.name, method=method, names=names, weights=tuple(weights)).write(folder)
+    Members(task=called or task.name, method=method, names=names, weights=tuple(weights)).write(folder)
     about: dict[str, Any] = {"data": data, "part": f"unseen of {folds} ({method})", "licence": licence, "seed": seed}
     values = []
-    replay = Unseen(str(folder), members, weights)
+    replay, place = Unseen(str(folder), members, weights), f"evaluation/{task.name.replace('/', '-')}-unseen"
     for number, (member, rest) in enumerate(zip(members, unseen, strict=True)):
         said = replay.note(number, [examples[place].example for place in rest])
-        held = [examples[place] for place in rest]
-        values.append(measure(task, Said(member, said), held, folder / names[number] / "evaluation" / task.name, **about).main.value)
+        held, learnt = [examples[number] for number in rest], Run(folder / names[number]).inputs()
+        values.append(measure(task, Said(member, said), held, folder / names[number] / place, trained_on=learnt, **about).main.value)
     seen = sorted(set(np.concatenate(unseen).tolist()))
-    together = measure(task, replay, [examples[place] for place in seen], folder / "evaluation" / task.name, **about)
+    together = measure(task, replay, [examples[number] for number in seen], folder / place, **about)
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return CrossValidated(
         folder=str(folder), task=task.name, method=method, score=together.score, members=tuple(values),
-        mean=float(np.mean(values)), spread=spread, together=together,
+        mean=float(np.mean(values)), spread=spread, together=together, evaluation=str(folder / place),
     )  # fmt: skip
 
 
@@ -107,14 +112,16 @@ def split(task: Task, examples: Sequence[Example], folds: int, seed: int) -> lis
 
     Raises: ConfigError if there are not enough inputs.
     """
-    keys = [input_key(example) for example in examples]
+    keys = [likeness_key(example) for example in examples]
     if not 2 <= folds <= len(set(keys)):
         raise ConfigError(f"--folds came as {folds}; expected 2 to {len(set(keys)):,}, the number of different inputs")
     labels = [example.label if isinstance(example, ClassifyExample) else "" for example in examples]
     stratified = len(set(labels)) > 1
-    fewest = min((labels.count(label) for label in set(labels)), default=0)
+    fewest = min(Counter(label for label, _ in set(zip(labels, keys, strict=True))).values())
     if stratified and fewest < folds:
-        raise ConfigError(f"--folds came as {folds}, but the rarest label of {task.name} has {fewest} rows; expected at most so many folds")
+        raise ConfigError(
+            f"--folds came as {folds}, but the rarest label of {task.name} has {fewest} different inputs; expected at most so many folds"
+        )
     maker = StratifiedGroupKFold if stratified else GroupKFold
     found = maker(n_splits=folds, shuffle=True, random_state=seed).split(np.zeros(len(examples)), labels, keys)
     return [np.asarray(held) for _, held in found]
@@ -131,7 +138,7 @@ def _folds(examples: Sequence[Placed], parts: list[Places], seed: int, members: 
 
 
 def _bags(examples: Sequence[Placed], parts: list[Places], seed: int, members: list[Answerer]) -> Plan:
-    keys = np.array([input_key(each.example) for each in examples])
+    keys = np.array([likeness_key(each.example) for each in examples])
     for number in range(len(parts)):
         drawn = np.random.default_rng((seed, number)).integers(len(examples), size=len(examples))
         yield np.sort(drawn), np.flatnonzero(~np.isin(keys, keys[drawn])), lambda: 1.0
@@ -194,4 +201,11 @@ class Unseen:
 
 def told(found: CrossValidated) -> dict[str, Any]:
     """As one JSON object, the whole evaluation left out."""
-    return {name: getattr(found, name) for name in ("folder", "task", "method", "score", "members", "mean", "spread")}
+    named = {name: getattr(found, name) for name in ("folder", "task", "method", "score", "members", "mean", "evaluation")}
+    return {**named, "spread": None if math.isnan(found.spread) else found.spread}
+
+
+def digest(examples: Sequence[Placed]) -> str:
+    """A hash of all rows, in their order."""
+    rows = (json.dumps(row_of(each.example), ensure_ascii=False) for each in examples)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -159,5 +159,4 @@ def first_named(text: str, choices: Sequence[str]) -> int | None:
 def _until_answer(example: Example, answered: bool) -> tuple[tuple[str, str], ...]:
     """A conversation's turns before the assistant's last, or up to it."""
     assert isinstance(example, ChatExample)
-    last = max(place for place, (role, _) in enumerate(example.messages) if role == "assistant")
-    return example.messages[: last + answered]
+    return example.messages[: example.last + answered]

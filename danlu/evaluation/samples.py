@@ -86,14 +86,14 @@ def expected_of(example: Example) -> Expected:
     if isinstance(example, TranslateExample):
         return example.target
     if isinstance(example, ChatExample):
-        return example.messages[-1][1]
+        return example.messages[example.last][1]
     return example.answer if isinstance(example, ChoiceExample) else example.document
 
 
 def given_of(example: Example) -> dict[str, Any]:
     """What the model was given, by field."""
     if isinstance(example, ChatExample):
-        return {"messages": [list(message) for message in example.messages[:-1]]}
+        return {"messages": [list(message) for message in example.messages[: example.last]]}
     if isinstance(example, RetrieveExample):
         return {"query": example.query}
     return {name: value for name, value in asdict(example).items() if name not in OWN_ANSWER and value is not None}
@@ -117,7 +117,9 @@ def text_of(given: Mapping[str, Any]) -> str:
 
 def line_of(placed: Placed, answer: Answer, score: float) -> bytes:
     """A sample's line, its end included."""
-    told = {name: value for name, value in asdict(answer).items() if value not in ("", (), 0) and value == value}
+    told = {
+        name: value for name, value in asdict(answer).items() if value not in ("", ()) and value == value and (name, value) != ("cut", 0)
+    }
     example = placed.example
     row = {
         "file": placed.file,

@@ -6,20 +6,23 @@ import json as encoder
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.progress import progress
-from danlu.base.storage import sync_folder
+from danlu.base.storage import sole, sync_folder
 from danlu.data.sources import find_files
-from danlu.evaluation.applying import answer_batch, resume, stream_rows
+from danlu.evaluation.answering import Answerer
+from danlu.evaluation.applying import Asked, answer_batch, resume, stream_rows
 from danlu.evaluation.choosing import Asking, answerer_of, task_of
+from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
 
 BATCH = 256  # rows answered, written and safe at once
@@ -54,7 +57,8 @@ def apply(
 ) -> Applied:
     """Answer every row of a file: one JSON object a row, in the same order, with the row's own fields and an `answer`.
 
-    An answer is {"label", "score", "scores"} for classes, {"value"} for numbers, {"tags"} for tokens, {"text"} for texts; a row that
+    An answer is {"label", "score", "scores"} for classes, {"value"} for numbers, {"tags"} for tokens, {"text"} for texts; a field of the
+    row's own called `answer` becomes `answer_given`. A row that
     cannot be answered has {"error"} and stays in its place. What is written is safe batch by batch: after an interruption the same
     command goes on behind the last row that was answered.
 
@@ -87,30 +91,14 @@ def apply(
         raise ConfigError("--task retrieve measures how a model finds documents, and applies to no single row; use danlu.load(...).embed")
     answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision))
     rows = stream_rows(source)
-    began, counts = time.perf_counter(), Counter[str](answered=0, refused=0, cut=0)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
-    asked = {"model": model, "task": wanted.name, "in": source, "bytes": sum(file.size for file in find_files([source]))}
-    skipped = resume(partial, note, {**asked, "truncate": truncate, "precision": precision})
-    if skipped:
-        print(f"danlu: {skipped:,} rows were answered before; going on behind them", file=sys.stderr)
-    done = skipped
-    with partial.open("ab") as file, progress("applying", unit="rows") as meter:
-        for _ in islice(rows, skipped):
-            pass
-        while batch := list(islice(rows, BATCH)):
-            answer_batch(batch, wanted, answerer, file, counts)
-            done += len(batch)
-            meter.advance(len(batch))
-    if not done:
-        raise DataError(f"{source} holds no rows; expected at least one")
-    partial.replace(out)
-    note.unlink(missing_ok=True)
-    sync_folder(out.parent)
-    seconds = time.perf_counter() - began
-    made = Applied(
-        model=model, task=wanted.name, out=str(out), rows=done, skipped=skipped, **counts,
-        wall_seconds=round(seconds, 2), rows_per_second=round((done - skipped) / seconds, 1),
-    )  # fmt: skip
+    asked = {"model": model, "task": wanted.name, "in": source, "truncate": truncate, "precision": precision}
+    seen = {"weights": _state(Path(model)), "rows": [_state(file.path) for file in find_files([source])]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")
+    with sole(lock, f"another process is writing {out}; wait until it ends, or choose another --out"):
+        made = _apply(model, wanted, answerer, rows, partial, note, {**asked, **seen}, out)
+        lock.unlink(missing_ok=True)
     if json:
         print(encoder.dumps(asdict(made), ensure_ascii=False), flush=True)
     else:
@@ -118,3 +106,45 @@ def apply(
         cut = f", {made.cut:,} were cut" if made.cut else ""
         print(f"{made.rows:,} rows -> {out}{refused}{cut}; {made.rows_per_second:,.0f} rows/s")
     return made
+
+
+def _state(place: Path) -> list[list[Any]]:
+    """What changes if a file, or one of a folder's, is replaced: names, sizes and times."""
+    files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
+    return [[file.name, (found := file.stat()).st_size, found.st_mtime_ns] for file in files if "checkpoints" not in file.parts]
+
+
+def _apply(
+    model: str,
+    task: Task,
+    answerer: Answerer,
+    rows: Iterator[Asked],
+    partial: Path,
+    note: Path,
+    asked: dict[str, Any],
+    out: Path,
+) -> Applied:
+    """Answer all rows that are not answered yet, then give the file its name."""
+    skipped, began, counts = resume(partial, note, asked), time.perf_counter(), Counter[str](answered=0, refused=0, cut=0)
+    if skipped:
+        print(f"danlu: {skipped:,} rows were answered before; going on behind them", file=sys.stderr)
+    done = skipped
+    with partial.open("ab") as file, progress("applying", unit="rows") as meter:
+        for _ in islice(rows, skipped):
+            pass
+        while batch := list(islice(rows, BATCH)):
+            answer_batch(batch, task, answerer, file, counts)
+            done += len(batch)
+            meter.advance(len(batch))
+    if not done:
+        partial.unlink()
+        note.unlink()
+        raise DataError(f"{asked['in']} holds no rows; expected at least one")
+    partial.replace(out)
+    note.unlink(missing_ok=True)
+    sync_folder(out.parent)
+    seconds = time.perf_counter() - began
+    return Applied(
+        model=model, task=task.name, out=str(out), rows=done, skipped=skipped, **counts,
+        wall_seconds=round(seconds, 2), rows_per_second=round((done - skipped) / seconds, 1),
+    )  # fmt: skip

@@ -93,6 +93,10 @@ def evaluate(
             compare = (model, *compare)
         comparing = late("danlu.recipes.evaluations", "evaluate")  # scikit-learn takes a second to import
         return comparing.compare(compare, task, out or Path("comparison"), json)
+    if model == "baseline" and task is None:
+        raise ConfigError("baseline came without a task; name one with --task")
+    if context_length is not None and (task or "loss") not in TEXT:
+        raise ConfigError("--context-length is for texts; rows are read whole, or cut to what the model reads with --truncate")
     if model is None:
         raise ConfigError("no model came; expected danlu evaluate MODEL --task TASK, or danlu evaluate --compare A B")
     sources = (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
@@ -100,8 +104,11 @@ def evaluate(
     if wanted not in TEXT:
         measuring = late("danlu.recipes.evaluations", "evaluate")
         asking = {"truncate": truncate, "precision": precision, "shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
-        rows = {"data": sources, "part": split or "test", "limit": limit, "threshold": threshold, "seed": seed}
+        rows = {"data": sources, "part": split, "limit": limit, "threshold": threshold, "seed": seed}
         return measuring.measure_task(model, wanted, out, asking, rows, json)
+    given = {"--shots": shots, "--limit": limit, "--threshold": threshold, "--out": out, "--truncate": truncate}
+    if useless := [flag for flag, value in given.items() if value]:
+        raise ConfigError(f"{', '.join(useless)} {'does' if len(useless) == 1 else 'do'} nothing to a text; for rows name a --task")
     if len(sources) > 1:
         raise ConfigError(f"--data came as {', '.join(sources)}; a text is measured from one source")
     result = measure_source(model, sources[0] if sources else _data_of(model), split or "validation", context_length, precision)

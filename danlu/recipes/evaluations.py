@@ -11,33 +11,40 @@ from typing import Any
 
 from danlu.base.errors import ConfigError
 from danlu.base.run import Run
-from danlu.data.examples import input_key
+from danlu.data.examples import likeness_key
 from danlu.evaluation.baselines import baseline
 from danlu.evaluation.choosing import Asking, answerer_of
 from danlu.evaluation.comparing import compare as compare_evaluations
 from danlu.evaluation.ensemble import Members
 from danlu.evaluation.evaluated import EVALUATION, Evaluation
 from danlu.evaluation.measure import measure
+from danlu.evaluation.prompting import Prompted
 from danlu.reports.evaluation import write_comparison, write_report
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
-from danlu.tasks.parts import licence_of, read_part, stream_part
+from danlu.tasks.parts import Part, licence_of, read_part, stream_part
 
 BASELINE = "baseline"
+UNTAUGHT = ("span", "choice", "retrieve")  # kinds whose baselines are rules, or are told the documents themselves
+PROMPT: dict[str, Any] = {"shots": 0, "shots_by": "random", "by": "sum"}  # what is asked unless something else is
 
 
 def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, Any], rows: Mapping[str, Any], json: bool) -> Evaluation:
     """Ask a model about a task's rows, and write figures, samples and a report."""
-    task, data, part = find_task(name), rows["data"], rows["part"]
+    task, data = find_task(name), rows["data"]
+    part: Part = rows["part"] or "test"
+    _check(task, asking, rows)
     if task.test_share == 0 and part == "test" and not data:
         part = "all"  # there is no part that nobody may train on: what a run has seen is named below
+    folder = out or _folder(model, task, asking, rows)
+    folder.mkdir(parents=True, exist_ok=True)  # a name that cannot be one is told before the work
     training = _shown(task, data, asking, model)
-    answerer = (
-        baseline(task, training) if model == BASELINE else answerer_of(model, task, Asking(**asking, examples=tuple(training), data=data))
-    )
+    how = Asking(**asking, examples=tuple(training), data=data)
+    answerer = baseline(task, training) if model == BASELINE else answerer_of(model, task, how)
+    if not isinstance(answerer, Prompted) and {key: asking[key] for key in PROMPT} != PROMPT:
+        raise ConfigError(f"--shots, --shots-by and --by are for language models; {answerer.name} answers {task.kind} without a prompt")
     if hasattr(answerer, "fit"):  # it searches among all
         answerer.fit(read_part(task, data, part).records)
-    folder = out or _folder(model, task)
     found = measure(
         task,
         answerer,
@@ -49,13 +56,27 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         seed=rows["seed"],
         limit=rows["limit"],
         threshold=rows["threshold"],
-        trained_on=_trained_on(model) if model != BASELINE else None if task.test_share in (0, 1) else set(map(input_key, training)),
+        trained_on=_trained_on(model) if model != BASELINE else None if task.test_share in (0, 1) else set(map(likeness_key, training)),
     )
     report = write_report(folder)
     if Run(Path(model)).exists():
         Run(Path(model)).write_evaluation(task.name, flat(found, report))
     print(encoder.dumps(flat(found, report), ensure_ascii=False) if json else f"{found}\nreport: {report}", flush=True)
     return found
+
+
+def _check(task: Task, asking: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+    """Raises: ConfigError for what does nothing, or cannot be."""
+    if rows["data"] and rows["part"]:
+        raise ConfigError(f"--split came as {rows['part']}, but --data is measured whole; leave one of them out")
+    if rows["threshold"] is not None and task.kind != "classify":
+        raise ConfigError(f"--threshold is for two classes; --task {task.name} ({task.kind}) has none")
+    if rows["threshold"] is not None and not 0 <= rows["threshold"] <= 1:
+        raise ConfigError(f"--threshold came as {rows['threshold']:g}; expected a score from 0 to 1")
+    if rows["limit"] is not None and rows["limit"] < 1:
+        raise ConfigError(f"--limit came as {rows['limit']}; expected at least 1")
+    if rows["seed"] < 0:
+        raise ConfigError(f"--seed came as {rows['seed']}; expected 0 or more")
 
 
 def compare(names: Sequence[str], task: str | None, out: Path, json: bool) -> Any:
@@ -79,6 +100,8 @@ def flat(found: Evaluation, report: Path) -> dict[str, Any]:
         "score": found.score,
         **{name: figure.value for name, figure in found.figures.items()},
         "intervals": {name: asdict(figure) for name, figure in found.figures.items()},
+        "per_class": {each.name: {name: figure.value for name, figure in each.figures.items()} for each in found.per_class},
+        "thresholds": [asdict(each) for each in found.thresholds],
         "checks": asdict(checks),
         "warnings": list(found.warnings),
         "seed": found.seed,
@@ -91,18 +114,24 @@ def flat(found: Evaluation, report: Path) -> dict[str, Any]:
 
 def _shown(task: Task, data: Sequence[str], asking: Mapping[str, Any], model: str) -> list[Any]:
     """Examples that a baseline learns from, or that stand in a prompt; those of a task that only measures are its own rows."""
-    if model != BASELINE and not asking["shots"]:
+    untaught = model == BASELINE and task.kind in UNTAUGHT
+    if untaught or (model != BASELINE and not asking["shots"]):
         return []
     if data:
         raise ConfigError("--shots and baseline learn from a task's own training part; with --data there is none: train a model instead")
     return list(read_part(task, (), "all" if task.test_share in (0, 1) else "train").records)
 
 
-def _folder(model: str, task: Task) -> Path:
+def _folder(model: str, task: Task, asking: Mapping[str, Any], rows: Mapping[str, Any]) -> Path:
+    """Where an evaluation is kept: what was asked otherwise than usual is in its name, so that it does not take another's place."""
     place = Path(model)
+    prompted = [f"{asking['shots']}-{asking['shots_by']}-shots"] * bool(asking["shots"]) + [f"by-{asking['by']}"] * (asking["by"] != "sum")
+    part = [rows["part"]] * (rows["part"] not in (None, "test")) + [f"first-{rows['limit']}"] * (rows["limit"] is not None)
+    name = "-".join([_slug(task.name), *prompted, *part])
     if Run(place).exists() or Members.read(place) is not None:
-        return place / "evaluation" / _slug(task.name)
-    return Path("evaluations") / f"{_slug(Path(model).name if place.exists() else model)}-{_slug(task.name)}"
+        return place / "evaluation" / name
+    shown = Run.holding(place).folder.name if place.exists() else model
+    return Path("evaluations") / f"{_slug(shown)}-{name}"
 
 
 def _slug(name: str) -> str:
@@ -113,7 +142,7 @@ def _trained_on(model: str) -> set[int] | None:
     """What a run, or the members of an ensemble, learnt from; None where that is not known."""
     place = Path(model)
     members = Members.read(place)
-    runs = [Run(place / name) for name in members.names] if members is not None else [Run(place)]
+    runs = [Run(place / name) for name in members.names] if members is not None else [Run.holding(place)]
     return set().union(*(run.inputs() for run in runs)) if all(run.exists() for run in runs) else None
 
 
@@ -124,6 +153,7 @@ def _evaluation_of(name: str, task: str | None) -> Path:
         return place
     found = sorted(file.parent for file in (place / "evaluation").glob(f"*/{EVALUATION}") if task in (None, file.parent.name))
     if len(found) != 1:
-        there = f"has {', '.join(folder.name for folder in found)}: name one with --task" if found else "has none"
-        raise ConfigError(f"{name} is no evaluation, and {there}; measure first: danlu evaluate {name} --task TASK")
+        others = sorted(file.parent.name for file in (place / "evaluation").glob(f"*/{EVALUATION}"))
+        mend = f"it has {', '.join(others)}: name one with --task" if others else f"measure first: danlu evaluate {name} --task TASK"
+        raise ConfigError(f"{name} is no evaluation{f' of {task}' if task else ''}; {mend}")
     return found[0]

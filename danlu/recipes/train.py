@@ -121,7 +121,10 @@ def train(
         name = name or f"{Path(str(start)).name}-{time.strftime('%Y%m%d-%H%M%S')}"
         how: dict[str, Any] = {"checkpoint_every": checkpoint_every, "threads": threads}
         folding = late("danlu.recipes.folds", "evaluate")  # scikit-learn takes a second to import
-        return folding.train_folds(partial(_member, start, **how), wish, Path(runs) / name, folds, ensemble, resume, json)
+        check_name(name)
+        return folding.train_folds(partial(_member, start, **how), str(start), wish, Path(runs) / name, folds, ensemble, resume, json)
+    if ensemble != "average":
+        raise ConfigError(f"--ensemble came as {ensemble} without --folds; say how many models there are to be, such as --folds 5")
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ConfigError(f"--checkpoint-every came as {checkpoint_every}; expected a positive number of steps")
     begin, runs = str(start), Path(runs)
@@ -215,7 +218,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             run.forget_after(progress.step)
             run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
             if lesson.inputs:
-                run.write_inputs(lesson.inputs)
+                run.write_inputs({*lesson.inputs, *Run.holding(Path(start)).inputs()})  # what the start has seen is not forgotten
         session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average)
         if profile and team.leads:
             session.profile = Profile(run.profile, watch.say)

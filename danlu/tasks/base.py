@@ -105,7 +105,7 @@ class Task:
         if isinstance(example, TranslateExample):
             return example.target
         if isinstance(example, ChatExample):
-            return example.messages[-1][1]
+            return example.messages[example.last][1]
         return example.document
 
     def choices(self, example: Example, labels: Iterable[str]) -> tuple[str, ...]:

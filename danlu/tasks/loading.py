@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -35,9 +36,8 @@ def find_task(name: str) -> Task:
     known = tasks()
     if name in known:
         return known[name]
-    file, _, wanted = name.partition(".py")
-    if name.startswith(file + ".py") and not (wanted and not wanted.startswith(":")) and ".py" in name:
-        return _from_file(Path(file + ".py").expanduser(), wanted.removeprefix(":"))
+    if own := re.fullmatch(r"(.+\.py)(?::([^/\\]+))?", name):
+        return _from_file(Path(own[1]).expanduser(), own[2] or "")
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     raise ConfigError(f"--task came as {name!r}; {meant}expected text, {', '.join(known)}, or a file tasks.py:NAME of your own")
@@ -64,10 +64,11 @@ def _from_file(file: Path, wanted: str) -> Task:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{file} cannot be run ({type(error).__name__}: {error}); mend it") from error
-    found = {task.name: task for task in getattr(module, "TASKS", ()) if isinstance(task, Task)}
+    held = getattr(module, "TASKS", ())
+    found = {task.name: task for task in (held if isinstance(held, tuple | list) else (held,)) if isinstance(task, Task)}
     if not found or (wanted and wanted not in found) or (not wanted and len(found) > 1):
-        held = f"holds {', '.join(found)}" if found else "holds no TASKS"
-        raise ConfigError(f"{file} {held}; expected TASKS = (Task(...),), and {file}:NAME where there are several")
+        told = f"holds {', '.join(found)}" if found else "holds no TASKS"
+        raise ConfigError(f"{file} {told}; expected TASKS = (Task(...),), and {file}:NAME where there are several")
     return found[wanted] if wanted else next(iter(found.values()))

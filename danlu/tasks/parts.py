@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from danlu.base.catalog import find
 from danlu.base.errors import ConfigError
@@ -22,6 +22,8 @@ def stream_part(task: Task, data: Sequence[str], part: Part) -> Iterator[Placed 
 
     Raises: ConfigError if there is neither, or the task has no such part; what reading raises.
     """
+    if part not in get_args(Part):
+        raise ConfigError(f"--split came as {part!r}; a task has {', '.join(get_args(Part))}")
     if data:
         yield from stream_examples(data, task.kind)
         return

@@ -23,7 +23,7 @@ UNSEEN = ("script", "style", "title")  # what a reader of an HTML page does not 
 def read_mails(folder: Path) -> Iterator[Row]:
     """E-mails as they were shown to their reader, those of one group after the other, each once."""
     files = sorted(folder.glob("*/*.txt"))
-    labelled = ((shown(file.read_bytes()), "spam" if file.parent.name.startswith("spam") else "wanted") for file in files)
+    labelled = ((shown(file.read_bytes()), "spam" if file.parent.name.startswith("spam") else "ham") for file in files)
     yield from undivided(labelled, key=lambda text: NO_LETTERS.sub(" ", text.casefold())[:SAME_LETTERS])
 
 
@@ -89,7 +89,7 @@ TASKS = (
         rows=read_mails,
         language="en",
         prompt="E-mail: {text}\nQuestion: Is this e-mail spam?\nAnswer:",
-        words={"spam": "yes", "wanted": "no"},
+        words={"ham": "no", "spam": "yes"},
         citation="the SpamAssassin public mail corpus, 2002-2005",
     ),
 )

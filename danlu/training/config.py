@@ -65,6 +65,7 @@ class Options:
     momentum: float | None = option(None, "sgd's momentum; 0: none")
     dropout: float = option(0.0, "share of the numbers that each layer's parts add which are dropped while training")
     label_smoothing: float = option(0.0, "share of a target's probability that is spread over all answers")
+    labels: tuple[str, ...] = option((), "names of the classes or tags, where rows of some may come later; by default those in the data")
     balance_classes: bool = option(False, "let rare classes count as much as frequent ones (for classify)")
     clip: float | None = option(None, "largest norm of all gradients together")
     average: float = option(0.0, "decay of an average of the weights, such as 0.99, that is taken away in their stead; 0: none")
@@ -92,6 +93,7 @@ class Options:
         given: Any = self.data
         named = [given] if isinstance(given, str | Path) else given or ()
         object.__setattr__(self, "data", tuple(str(source) for source in named))
+        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
         if sum(value is not None for value in (self.steps, self.budget, self.epochs)) > 1:
             raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
         if self.epochs is not None:

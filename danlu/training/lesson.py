@@ -19,7 +19,7 @@ from danlu.data import preparation
 from danlu.data.batches import Batches, Mixture
 from danlu.data.chat_rows import encode_conversations
 from danlu.data.conversations import ChatExample
-from danlu.data.examples import ClassifyExample, Example, Examples, Kind, input_key, split_examples
+from danlu.data.examples import ClassifyExample, Example, Examples, Kind, likeness_key, split_examples
 from danlu.data.looked_over import looked_over
 from danlu.data.masking import Masking
 from danlu.data.prepared import Prepared, open_prepared
@@ -166,6 +166,12 @@ def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Less
     examples = read_part(task, [name for name, _ in read_sources(wish.data)], "all" if task.test_share == 0 else "train")
     for line in [*(f"set aside {row}" for row in examples.set_aside[:3]), *looked_over(examples)]:
         print(f"danlu: {line}", file=sys.stderr)
+    if wish.labels:
+        if kind not in ("classify", "label"):
+            raise ConfigError(f"--labels names classes or tags, and --task {task.name} ({kind}) has none; leave it out")
+        if strange := set(examples.labels).difference(wish.labels):
+            raise DataError(f"{named} has the label {min(strange)!r}, which is none of --labels {', '.join(wish.labels)}")
+        examples = replace(examples, labels=wish.labels)
     if kind == "classify" and len(examples.labels) < 2:
         raise DataError(f"{named} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
     head = head_for(kind, examples.labels)
@@ -203,8 +209,8 @@ def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Less
 
     checked = objective_of(1, False) if encoded[1][0] else None
     objective, fingerprint = objective_of(0, True, config.label_smoothing), _digest(repr(examples.records))
-    inputs = tuple(map(input_key, examples.records))
-    lesson = Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, grades=kind not in TEXTS, inputs=inputs)
+    inputs = tuple(map(likeness_key, examples.records))
+    lesson = Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, grades=kind not in (*TEXTS, "regress"), inputs=inputs)
     return loaded, lesson, config
 
 

@@ -24,7 +24,7 @@ WORDS = ["river", "hill", "stone", "wind", "rain"]
 
 
 def texts_of(folder: Path) -> list[str]:
-    return [str(sample.given["text"]) for sample in read_samples(folder / "evaluation" / "classify" / "samples.jsonl")]
+    return [str(sample.given["text"]) for sample in read_samples(folder / "evaluation" / "classify-unseen" / "samples.jsonl")]
 
 
 def labelled(count: int) -> list[Placed]:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from danlu.base.errors import ConfigError, DataError
 from danlu.data.answers import Answer, Refused
 from danlu.data.choices import ChoiceExample
-from danlu.data.examples import ClassifyExample, Example, LabelExample, Placed, SetAside, input_key
+from danlu.data.examples import ClassifyExample, Example, LabelExample, Placed, SetAside, likeness_key
 from danlu.evaluation.evaluated import read_evaluation
 from danlu.evaluation.measure import measure
 from danlu.evaluation.samples import SAMPLES, read_samples
@@ -136,7 +136,7 @@ def test_what_is_wrong_with_the_data_is_counted_and_named(tmp_path: Path) -> Non
         examples[0].example.text: Answer(label="bad", scores=(1, 0), cut=9),
     }
     model = Fixed(("bad", "good"), RIGHT, others)
-    trained_on = {input_key(examples[4].example), input_key(examples[7].example)}
+    trained_on = {likeness_key(examples[4].example), likeness_key(examples[7].example)}
     checks = measure(CLASSIFY, model, stream(), tmp_path, data="d", part="test", trained_on=trained_on).checks
     assert (checks.rows, checks.scored, checks.set_aside, checks.refused, checks.cut, checks.cut_tokens) == (45, 42, 2, 1, 1, 9)
     assert (checks.duplicates, checks.contradictions, checks.leaks) == (2, 1, 3)

@@ -123,7 +123,7 @@ def test_folds_train_measure_and_leave_an_ensemble(place: Path) -> None:
     how = {"task": "classify", "data": place / "train.jsonl", "steps": 40, "runs": place, "threads": 1}
     made = danlu.train("rnn/gru-nano", name="folded", folds=3, **how)
     assert len(made.members) == 3 and made.together.checks.scored == 80 and made.mean > 0.8
-    assert (place / "folded" / "evaluation" / "classify" / "report.html").is_file()
+    assert (place / "folded" / "evaluation" / "classify-unseen" / "report.html").is_file()
     found = danlu.evaluate(str(place / "folded"), data=place / "test.jsonl")
     assert found.checks.leaks == 0 and found.main.value > 0.7
     with pytest.raises(ConfigError, match="there already"):
