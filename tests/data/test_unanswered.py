@@ -59,3 +59,12 @@ def test_texts_are_cut_into_words_or_chinese_characters_and_asked_of_chat_models
 def test_a_row_that_asks_nothing_is_bad(kind: Kind, row: dict[str, Any]) -> None:
     with pytest.raises(BadRow):
         without_answer("file", 1, row, kind)
+
+
+def test_an_answer_that_a_conversation_holds_is_not_shown() -> None:
+    turns = [{"role": "user", "content": "say 0"}, {"role": "assistant", "content": "RIGHT"}]
+    for row in ({"messages": turns}, {"conversations": [{"from": "human", "value": "say 0"}, {"from": "gpt", "value": "RIGHT"}]}):
+        talk = without_answer("file", 1, row, "chat")
+        assert isinstance(talk, ChatExample) and talk.messages[talk.last][1] == "?" and "RIGHT" not in str(talk)
+    alpaca = without_answer("file", 1, {"instruction": "say 0"}, "chat")
+    assert isinstance(alpaca, ChatExample) and alpaca.asked == ("say 0",)

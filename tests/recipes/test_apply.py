@@ -81,3 +81,24 @@ def test_nothing_and_the_wrong_are_refused_with_a_line(run: str, tmp_path: Path)
         danlu.apply(run, source=str(tmp_path / "empty.jsonl"), out=tmp_path / "out.csv")
     with pytest.raises(ConfigError, match="a head for classes, which does not answer span"):
         danlu.apply(run, task="span", source=str(tmp_path / "empty.jsonl"), out=tmp_path / "out.jsonl")
+
+
+def test_a_row_s_own_answer_and_long_numbers_stay_as_they_came(run: str, tmp_path: Path) -> None:
+    lines = ['{"text": "old", "answer": "mine"}', '{"id": 12345678901234567890123, "text": "new 河" }']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), "utf-8")
+    danlu.apply(run, source=str(tmp_path / "in.jsonl"), out=tmp_path / "deep" / "out.jsonl")
+    first, second = read(tmp_path / "deep" / "out.jsonl")
+    assert first["answer_given"] == "mine" and first["answer"]["label"] == "old"  # type: ignore[index]
+    assert second["id"] == 12345678901234567890123 and second["answer"]["label"] == "new"  # type: ignore[index]
+
+
+def test_another_model_or_other_rows_do_not_go_on_where_these_stopped(run: str, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"text": "old"}\n{"text": "new"}')
+    danlu.apply(run, source=str(file), out=tmp_path / "out.jsonl")
+    (tmp_path / ".out.jsonl.partial").write_bytes((tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)[0])
+    note = {"model": run, "task": "classify", "in": str(file), "truncate": False, "precision": "float32", "weights": [], "rows": []}
+    (tmp_path / ".out.jsonl.partial.json").write_text(json.dumps(note))
+    (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(ConfigError, match="beginning of another answer"):
+        danlu.apply(run, source=str(file), out=tmp_path / "out.jsonl")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
@@ -141,3 +142,49 @@ def test_all_rows_are_learnt_if_none_is_to_be_held_out(place: Path) -> None:
         danlu.train("rnn/gru-nano", name="none", validation=1, **how)
     with pytest.raises(ConfigError, match="does nothing to a text"):
         danlu.train("gpt/nano", name="text", data=place / "train.jsonl", validation=0.5)
+
+
+def test_rows_alike_but_for_case_and_signs_are_named_also_after_training_on(place: Path) -> None:
+    (place / "alike.jsonl").write_text('{"text": "OLD river, 3!", "label": "old"}\n{"text": "a new one", "label": "new"}')
+    danlu.train(str(place / "long"), task="classify", data=place / "test.jsonl", steps=1, runs=place, name="further", threads=1)
+    for name in ("long", "further", "further/final"):
+        assert danlu.evaluate(str(place / name), task="classify", data=place / "alike.jsonl", out=place / "alike").checks.leaks == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"split": "train"}, "--data is measured whole"),
+        ({"shots": 3}, "learn from a task's own training part"),
+        ({"by": "mean"}, "are for language models"),
+        ({"threshold": 7.0}, "expected a score from 0 to 1"),
+        ({"limit": 0}, "--limit came as 0"),
+        ({"seed": -1}, "--seed came as -1"),
+        ({"task": "loss", "limit": 3}, "nothing to a text"),
+    ],
+)
+def test_what_does_nothing_is_refused(how: dict[str, Any], reason: str, place: Path) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        danlu.evaluate(
+            str(place / "long"),
+            **{"data": place / "test.jsonl", "out": place / "refused", **how} | ({"out": None} if how.get("task") else {}),
+        )
+    with pytest.raises(ConfigError, match="--split came as 'tset'"):
+        danlu.evaluate("baseline", task="sentiment-en", split="tset")
+
+
+def test_folds_go_on_as_they_were_begun_and_know_every_label(place: Path) -> None:
+    rows = [{"tokens": ["the", f"n{number}"], "tags": ["O", "B-X" if number else "B-RARE"]} for number in range(24)]
+    (place / "tags.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    how: dict[str, Any] = {"task": "label", "data": place / "tags.jsonl", "steps": 2, "runs": place, "threads": 1, "name": "tags"}
+    made = danlu.train("bert/nano", folds=2, **how)
+    assert danlu.evaluate(made.folder, data=place / "tags.jsonl").checks.scored == 24
+    assert Path(made.evaluation, "evaluation.json").is_file()  # measuring the ensemble did not take its place
+    with pytest.raises(ConfigError, match="folds 2 -> 3"):
+        danlu.train("bert/nano", folds=3, resume=True, **how)
+    with pytest.raises(ConfigError, match="measures a model"):
+        danlu.train("bert/nano", folds=2, **how | {"task": "choice", "name": "none"})
+    with pytest.raises(ConfigError, match="without --folds"):
+        danlu.train("bert/nano", ensemble="bagging", **how | {"name": "none"})
+    with pytest.raises(ConfigError, match="--name came as"):
+        danlu.train("bert/nano", folds=2, **how | {"name": "../out"})
