@@ -14,7 +14,8 @@ from danlu.evaluation.means import MeanScores
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 TOKEN = re.compile(f"[{CHINESE}]|[^\\s{CHINESE}]+")
-SIGNS = frozenset(string.punctuation + "，。！？；：、（）《》“”‘’「」『』【】…—·")
+SIGNS = frozenset(string.punctuation)
+CHINESE_SIGNS = SIGNS | frozenset("，。！？；：、（）《》“”‘’「」『』【】…—·")
 MOSTLY = 0.5
 HAN = re.compile(f"[{CHINESE}]")
 LETTER = re.compile(r"\w")
@@ -49,8 +50,9 @@ class TextScores(MeanScores):
 
 
 def normalized(text: str) -> str:
-    """A text as SQuAD compares it: small letters, no punctuation, no articles, single spaces."""
-    small = "".join(sign for sign in text.lower() if sign not in SIGNS)
+    """A text as SQuAD compares it: small letters, no punctuation (of ASCII; in Chinese its own too), no articles, single spaces."""
+    left_out = CHINESE_SIGNS if is_chinese(text) else SIGNS
+    small = "".join(sign for sign in text.lower() if sign not in left_out)
     return " ".join(ARTICLES.sub(" ", small).split())
 
 
