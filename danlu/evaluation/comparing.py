@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 from scipy import stats
@@ -85,11 +86,13 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """An evaluation's samples as numbers. Shapes: places (N,) tell samples apart; right (N,), 1, 0 or in between."""
+    """An evaluation's samples as numbers. Shapes: places (N,) tell samples apart; right (N,), 1, 0 or in between;
+    wanted (N,), a hash of what each expects."""
 
     scores: Scores
     places: NDArray[np.uint64]
     right: NDArray[np.float32]
+    wanted: NDArray[np.uint64]
 
 
 def compare(folders: Sequence[Path], *, score: str = "", seed: int = 0) -> Comparison:
@@ -121,13 +124,14 @@ def compare(folders: Sequence[Path], *, score: str = "", seed: int = 0) -> Compa
 def read_scored(folder: Path, evaluation: Evaluation) -> Scored:
     """The samples of an evaluation as scores, read in bounded memory."""
     labels = evaluation.confusion.labels if evaluation.confusion else ()
-    scores, places, right = scores_for(evaluation.subject.kind, labels), Column(np.uint64), Column(np.float32)
+    scores, places, right, wanted = scores_for(evaluation.subject.kind, labels), Column(np.uint64), Column(np.float32), Column(np.uint64)
     batch: list[Sample] = []
 
     def take() -> None:
         scores.add([sample.expected for sample in batch], [sample.answer for sample in batch])
         places.add([place_of(sample) for sample in batch])
         right.add([sample.score for sample in batch])
+        wanted.add([xxhash.xxh3_64_intdigest(repr(sample.expected).encode()) for sample in batch])
         batch.clear()
 
     for sample in read_samples(folder / SAMPLES):
@@ -135,7 +139,7 @@ def read_scored(folder: Path, evaluation: Evaluation) -> Scored:
         if len(batch) == BATCH:
             take()
     take()
-    return Scored(scores=scores, places=places.array(), right=right.array())
+    return Scored(scores=scores, places=places.array(), right=right.array(), wanted=wanted.array())
 
 
 def _pair(first: str, one: Scored, second: str, other: Scored, score: str, share: str | None, seed: int) -> Pair:
@@ -144,6 +148,11 @@ def _pair(first: str, one: Scored, second: str, other: Scored, score: str, share
     mine, theirs, count = mine[order], theirs[order], len(mine)
     if not count:
         raise DataError(f"{first} and {second} have no row in common; evaluate both on the same data")
+    if other_truth := int((one.wanted[mine] != other.wanted[theirs]).sum()):
+        raise DataError(
+            f"{first} and {second} were measured against different answers in {other_truth:,} of {count:,} rows; "
+            "evaluate both on the same data"
+        )
     drawn, points = zip(*(_drawn(each.scores, rows, score, seed) for each, rows in ((one, mine), (other, theirs))), strict=True)
     difference = interval(points[0] - points[1], drawn[0] - drawn[1])
     counts = _disagreements(one.right[mine], other.right[theirs]) if share else None

@@ -188,3 +188,13 @@ def test_folds_go_on_as_they_were_begun_and_know_every_label(place: Path) -> Non
         danlu.train("bert/nano", ensemble="bagging", **how | {"name": "none"})
     with pytest.raises(ConfigError, match="--name came as"):
         danlu.train("bert/nano", folds=2, **how | {"name": "../out"})
+
+
+def test_models_measured_against_different_answers_are_not_compared(place: Path) -> None:
+    flipped = (place / "test.jsonl").read_text().replace('"label": "old"', '"label": "OLD"').replace('"label": "new"', '"label": "old"')
+    (place / "other").mkdir()
+    (place / "other" / "test.jsonl").write_text(flipped.replace('"label": "OLD"', '"label": "new"'))
+    for folder, data in (("one", place / "test.jsonl"), ("two", place / "other" / "test.jsonl")):
+        danlu.evaluate(str(place / "long"), data=data, out=place / folder)
+    with pytest.raises(DataError, match="different answers in 60 of 60 rows"):
+        danlu.evaluate(compare=(str(place / "one"), str(place / "two")), out=place / "compared-otherwise")
