@@ -95,13 +95,13 @@ def evaluate(
         return comparing.compare(compare, task, out or Path("comparison"), json)
     if model == "baseline" and task is None:
         raise ConfigError("baseline came without a task; name one with --task")
-    if context_length is not None and (task or "loss") not in TEXT:
-        raise ConfigError("--context-length is for texts; rows are read whole, or cut to what the model reads with --truncate")
     if model is None:
         raise ConfigError("no model came; expected danlu evaluate MODEL --task TASK, or danlu evaluate --compare A B")
     sources = (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
     wanted = task or _trained_for(model)
     if wanted not in TEXT:
+        if context_length is not None:
+            raise ConfigError("--context-length is for texts; rows are read whole, or cut to what the model reads with --truncate")
         measuring = late("danlu.recipes.evaluations", "evaluate")
         asking = {"truncate": truncate, "precision": precision, "shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
         rows = {"data": sources, "part": split, "limit": limit, "threshold": threshold, "seed": seed}

@@ -160,6 +160,7 @@ def test_rows_alike_but_for_case_and_signs_are_named_also_after_training_on(plac
         ({"threshold": 7.0}, "expected a score from 0 to 1"),
         ({"limit": 0}, "--limit came as 0"),
         ({"seed": -1}, "--seed came as -1"),
+        ({"context_length": 8}, "--context-length is for texts"),
         ({"task": "loss", "limit": 3}, "nothing to a text"),
     ],
 )
