@@ -54,7 +54,7 @@ def measure(
     """Ask the answerer about each example of a stream, and write samples.jsonl and evaluation.json into a folder, each whole or not at all.
 
     `data` and `part` say where the stream comes from; `limit` takes its first rows only; `threshold` is a score of the positive one of two
-    classes whose figures are wanted too; `trained_on` holds input_key() of the rows trained on; `score` is the main figure, the task's
+    classes whose figures are wanted too; `trained_on` holds likeness_key() of the rows trained on; `score` is the main figure, the task's
     unless given. What stays in memory is a few numbers a row (of classes, one for each). Rows that cannot be used, or whose label the
     answerer does not know, are set aside; those that it refuses are counted beside them.
 

@@ -33,7 +33,7 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
     """Ask a model about a task's rows, and write figures, samples and a report."""
     task, data = find_task(name), rows["data"]
     part: Part = rows["part"] or "test"
-    _check(task, asking, rows)
+    _check(task, rows)
     if task.test_share == 0 and part == "test" and not data:
         part = "all"  # there is no part that nobody may train on: what a run has seen is named below
     folder = out or _folder(model, task, asking, rows)
@@ -59,13 +59,13 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         trained_on=_trained_on(model) if model != BASELINE else None if task.test_share in (0, 1) else set(map(likeness_key, training)),
     )
     report = write_report(folder)
-    if Run(Path(model)).exists():
-        Run(Path(model)).write_evaluation(task.name, flat(found, report))
+    if out is None and Run(Path(model)).exists():
+        Run(Path(model)).write_evaluation(folder.name, flat(found, report))
     print(encoder.dumps(flat(found, report), ensure_ascii=False) if json else f"{found}\nreport: {report}", flush=True)
     return found
 
 
-def _check(task: Task, asking: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+def _check(task: Task, rows: Mapping[str, Any]) -> None:
     """Raises: ConfigError for what does nothing, or cannot be."""
     if rows["data"] and rows["part"]:
         raise ConfigError(f"--split came as {rows['part']}, but --data is measured whole; leave one of them out")
