@@ -115,8 +115,8 @@ class Examples:
     labels: tuple[str, ...] = ()
 
 
-def stream_examples(sources: Sequence[str], kind: Kind) -> Iterator[Placed | SetAside]:
-    """The rows of files, folders, catalog names or hf:owner/name as examples of one kind, one after the other, bad ones with their reason.
+def stream_rows(sources: Sequence[str]) -> Iterator[tuple[str, int, bytes | SetAside]]:
+    """File, line and content of every row of files, folders, catalog names or hf:owner/name, or why it cannot be read.
 
     Raises: ConfigError if there is no such source; DataError if it is of no format that has rows.
     """
@@ -128,10 +128,17 @@ def stream_examples(sources: Sequence[str], kind: Kind) -> Iterator[Placed | Set
     for number, file in enumerate(files):
         for piece in read_pieces(file, number):
             if piece.kind == "bad":
-                yield SetAside(file=file.name, line=piece.line, reason=piece.content.decode("utf-8", errors="replace"))
+                reason = piece.content.decode("utf-8", errors="replace")
+                yield file.name, piece.line, SetAside(file=file.name, line=piece.line, reason=reason)
                 continue
             for line, content in piece.rows():
-                yield place(file.name, line, content, kind)
+                yield file.name, line, content
+
+
+def stream_examples(sources: Sequence[str], kind: Kind) -> Iterator[Placed | SetAside]:
+    """The rows of sources as examples of one kind, one after the other, bad ones with their reason. Raises: as stream_rows."""
+    for file, line, content in stream_rows(sources):
+        yield content if isinstance(content, SetAside) else place(file, line, content, kind)
 
 
 def place(file: str, line: int, row: bytes | Row, kind: Kind) -> Placed | SetAside:

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from danlu.base.errors import ConfigError, DataError
+from danlu.base.errors import ConfigError
 from danlu.base.storage import write_whole
 from danlu.data.answers import Answer, Refused
 from danlu.data.encoding import decode
-from danlu.data.examples import Example
+from danlu.data.examples import Example, SetAside, stream_rows
 from danlu.data.fields import Row, kind_of, parse
-from danlu.data.reading import read_pieces
 from danlu.data.rows import BadRow
-from danlu.data.sources import ROW_FORMATS, find_files
 from danlu.data.unanswered import without_answer
 from danlu.evaluation.answering import Answerer
 from danlu.tasks.base import Task
@@ -35,22 +33,10 @@ class Asked:
     content: bytes = b""
 
 
-def stream_rows(source: str) -> Iterator[Asked]:
+def rows_of(source: str) -> Iterator[Asked]:
     """Rows of a source in order, bad ones in their place. Raises: ConfigError or DataError if there are none to be read."""
-    files = [file for file in find_files([source]) if file.format in ROW_FORMATS.values()]
-    if not files:
-        raise DataError(f"{source} holds no rows; expected {' '.join(ROW_FORMATS)}")
-
-    def stream() -> Iterator[Asked]:
-        for number, file in enumerate(files):
-            for piece in read_pieces(file, number):
-                if piece.kind == "bad":
-                    yield Asked(file.name, piece.line, None, piece.content.decode("utf-8", errors="replace"))
-                    continue
-                for line, content in piece.rows():
-                    yield _asked(file.name, line, content)
-
-    return stream()
+    for file, line, content in stream_rows([source]):
+        yield Asked(file, line, None, content.reason) if isinstance(content, SetAside) else _asked(file, line, content)
 
 
 def _asked(file: str, line: int, content: bytes) -> Asked:

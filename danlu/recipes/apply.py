@@ -20,7 +20,7 @@ from danlu.base.progress import progress
 from danlu.base.storage import sole, sync_folder
 from danlu.data.sources import find_files
 from danlu.evaluation.answering import Answerer
-from danlu.evaluation.applying import Asked, answer_batch, resume, stream_rows
+from danlu.evaluation.applying import Asked, answer_batch, resume, rows_of
 from danlu.evaluation.choosing import Asking, answerer_of, task_of
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
@@ -90,7 +90,7 @@ def apply(
     if wanted.kind == "retrieve":
         raise ConfigError("--task retrieve measures how a model finds documents, and applies to no single row; use danlu.load(...).embed")
     answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision))
-    rows = stream_rows(source)
+    rows = rows_of(source)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
     asked = {"model": model, "task": wanted.name, "in": source, "truncate": truncate, "precision": precision}
     seen = {"weights": _state(Path(model)), "rows": [_state(file.path) for file in find_files([source])]}
