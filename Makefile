@@ -27,10 +27,12 @@ check: setup  ## style, types, floors, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/clang-format --dry-run -Werror native/*.h native/*.cpp
 
 format: setup  ## mend style where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i native/*.h native/*.cpp
 
 bench: setup  ## the figures in the README, beside their peers'
 	$(BIN)/python -m bench

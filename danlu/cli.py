@@ -24,11 +24,12 @@ VERBS = {
     "generate": "continue a prompt",
     "chat": "talk with a model",
     "serve": "the OpenAI API for one or more models",
+    "bench": "how fast a model answers here, and what each precision costs in quality",
     "export": "a model as a GGUF file or a Hugging Face folder, for other programs",
     "runs": "what has been trained, how far and how well; runs side by side",
     "demo": "the main job once through: raw text in, served model out",
 }
-WITH_COMMANDS = ("runs",)  # verbs that have commands of their own below them
+WITH_COMMANDS = ("runs", "bench")  # verbs that have commands of their own below them
 
 
 def app() -> App:

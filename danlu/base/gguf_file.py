@@ -96,7 +96,13 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], Tensors]:
     except (Cut, struct.error, MemoryError, OverflowError) as error:
         raise CheckpointError(f"{file} is cut or damaged ({error}); fetch it again") from None
     metadata["tensors"] = set(stored)
-    return metadata, Tensors({name: tensor_reader(file, data, name, place) for name, place in stored.items()}, file)
+    matrices = {name: bytes_reader(data, place) for name, place in stored.items() if len(place.shape) == 2}
+    return metadata, Tensors(
+        {name: tensor_reader(file, data, name, place) for name, place in stored.items()},
+        file,
+        packed=Tensors(matrices, file),
+        kinds={name: place.kind.name for name, place in stored.items()},
+    )
 
 
 def _read_header(cursor: Cursor) -> tuple[dict[str, Any], dict[str, Stored]]:
@@ -158,11 +164,28 @@ def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Call
                     values[start : start + rows] = gguf.dequantize(packed[start : start + rows], place.kind)
         except (NotImplementedError, ValueError) as error:
             raise CheckpointError(f"{file}: tensor {name!r} of type {place.kind.name} cannot be read ({error})") from None
-        first = place.start // mmap.PAGESIZE * mmap.PAGESIZE
-        data.madvise(mmap.MADV_DONTNEED, first, place.start + place.num_bytes - first)  # read once: its pages need not stay with us
+        _let_go(data, place)
         return torch.from_numpy(values.reshape(place.shape))
 
     return read
+
+
+def bytes_reader(data: mmap.mmap, place: Stored) -> Callable[[], Tensor]:
+    """What reads one matrix as it is packed when it is called. Shape: (N, bytes of a row), uint8."""
+
+    def read() -> Tensor:
+        packed = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start)
+        found = torch.from_numpy(packed.reshape(place.shape[0], -1).copy())
+        _let_go(data, place)
+        return found
+
+    return read
+
+
+def _let_go(data: mmap.mmap, place: Stored) -> None:
+    """A tensor is read once: its pages of the file need not stay with us."""
+    first = place.start // mmap.PAGESIZE * mmap.PAGESIZE
+    data.madvise(mmap.MADV_DONTNEED, first, place.start + place.num_bytes - first)
 
 
 def write_gguf(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:

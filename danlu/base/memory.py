@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,3 +21,9 @@ def memory() -> tuple[int, int]:
     except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
         return found.available, found.total
     return max(0, min(found.available, limit - used)), min(found.total, limit)
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system, where its library keeps it for later (glibc)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -20,10 +20,20 @@ INDEX = "model.safetensors.index.json"
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Named tensors that are read when asked for; it remembers which were, so that leftovers can be told."""
+    """Named tensors that are read when asked for; it remembers which were, so that leftovers can be told.
 
-    def __init__(self, readers: Mapping[str, Callable[[], Tensor]], source: Path) -> None:
+    Of a file that packs its numbers, `packed` gives matrices as they lie there, bytes (N, bytes of a row), and `kinds` how each is packed.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, Callable[[], Tensor]],
+        source: Path,
+        packed: Tensors | None = None,
+        kinds: Mapping[str, str] | None = None,
+    ) -> None:
         self.readers, self.source, self.used = readers, source, set[str]()
+        self.packed, self.kinds = packed, kinds or {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.readers:

@@ -104,7 +104,8 @@ class LayerRows:
             # numpy's zeros, not torch's, which would touch every page at once.
             store = torch.from_numpy(numpy.zeros((rows, self.shape.num_kv_heads, columns, self.shape.head_dim), numpy.float32))
             for row, length in enumerate(lengths):
-                store[row, :, :length] = getattr(self, name)[row, :, :length]
+                if length:  # a row that begins now was not there before
+                    store[row, :, :length] = getattr(self, name)[row, :, :length]
             stores.append(store)
         self.keys, self.values = stores
 

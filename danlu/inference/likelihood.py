@@ -15,6 +15,7 @@ from torch import nn
 from danlu.base.device import Precision, computing_in, lone_threads
 from danlu.base.errors import RequestError
 from danlu.inference.model import Model
+from danlu.inference.padded import LONGEST
 from danlu.inference.token_inputs import reads_source
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Inputs
@@ -53,7 +54,7 @@ class Likelihoods:
         model.check_generates()
         self.model, self.precision, self.truncate = model, precision, truncate
         self.has_source = reads_source(model.module)
-        self.context_length = model.engine.context_length
+        self.context_length = LONGEST if model.family.memory == "state" else model.config.context_length
         self.num_threads, self.threads = torch.get_num_threads(), lone_threads()
 
     @cached_property

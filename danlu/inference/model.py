@@ -9,20 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from danlu.base.errors import DanluError, RequestError
+from danlu.inference.backends import choose_numbers, make_backend
 from danlu.inference.embedding import Embedder, Pooling, Text, read_pooling
-from danlu.inference.engine import Decoder, Engine, Piece
+from danlu.inference.engine import Engine, Piece
+from danlu.inference.native import found as kernels
+from danlu.inference.request import Limits, Request
 from danlu.inference.sampling import Sampling, parameters, told
-from danlu.inference.scheduler import Limits, Request
+from danlu.inference.table import can_walk
 from danlu.inference.text import Token
-from danlu.inference.token_inputs import read_ids, reads_source
+from danlu.inference.token_inputs import read_ids
 from danlu.inputs.conversation import chat_ids, end_ids
-from danlu.models.loading import Loaded, load_model
+from danlu.models.loading import Loaded, Opened, open_model
 from danlu.nn.fused import fused
 
 Prompt = str | Sequence[int]
@@ -67,12 +70,26 @@ class Model:
     What goes on from a text (generate, stream, chat) asks the engine, which is made when first needed. Encoders have none.
     """
 
-    def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
-        self.name, self.tokenizer, self.config, self.family = loaded.name, loaded.tokenizer, loaded.config, loaded.family
-        self.path, self.limits, self.closed = loaded.path, limits, False
-        self.module: Any = loaded.module.eval()
+    def __init__(self, source: Loaded | Opened, limits: Limits | None = None, precision: str = "auto") -> None:
+        self.name, self.tokenizer, self.config, self.family = source.name, source.tokenizer, source.config, source.family
+        self.path, self.limits, self.closed = source.path, limits or Limits(), False
+        self.precision, self.reason = choose_numbers(source, precision)
+        self.source: Loaded | Opened = source
         self._engine: Engine | None = None
         self._making = threading.Lock()
+        if isinstance(source, Opened) and not self._packs:
+            self.source = source.filled()  # now, so that damage shows
+
+    @property
+    def _packs(self) -> bool:
+        """Whether answers need no weights but the packed ones."""
+        return can_walk(self.config) and (self.precision != "float32" or kernels() is not None)
+
+    @cached_property
+    def module(self) -> Any:
+        """The model in float32; read when something else than answers is asked for."""
+        loaded = self.source if isinstance(self.source, Loaded) else self.source.filled()
+        return loaded.module.eval()
 
     @property
     def generates(self) -> bool:
@@ -96,8 +113,8 @@ class Model:
             if self._engine is None:
                 if self.closed:
                     raise RequestError(f"{self.name} was closed; load it again", code="engine_stopped")
-                ends = tuple(end_ids(self.tokenizer))
-                self._engine = Engine(cast(Decoder, self.module), self.tokenizer, end_ids=ends, limits=self.limits)
+                backend = make_backend(self.source, self.limits, self.precision)
+                self._engine = Engine(backend, self.tokenizer, end_ids=tuple(end_ids(self.tokenizer)), limits=self.limits)
                 weakref.finalize(self, self._engine.close)
             return self._engine
 
@@ -126,11 +143,16 @@ class Model:
         self.check_generates()
         return Stream(self, chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
-    def submit(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None]) -> Request:
+    def submit(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None], owner: str = "") -> Request:
         """Queue a prompt's ids; an encoder-decoder reads them and begins a text of its own."""
-        if reads_source(self.module):
-            return self.engine.submit([self.config.start_id], sampling, deliver, source=ids)
-        return self.engine.submit(ids, sampling, deliver)
+        if self.has_source:
+            return self.engine.submit([self.config.start_id], sampling, deliver, source=ids, owner=owner)
+        return self.engine.submit(ids, sampling, deliver, owner=owner)
+
+    @property
+    def has_source(self) -> bool:
+        """Whether it is an encoder-decoder."""
+        return hasattr(self.config, "start_id")
 
     def encode(self, prompt: Prompt) -> list[int]:
         """A prompt's token ids; an empty prompt begins where texts begin."""
@@ -164,7 +186,7 @@ class Model:
     @cached_property
     def embedder(self) -> Embedder:
         """What makes vectors. Raises: RequestError if the model's kind has none; CheckpointError if its folder's files are damaged."""
-        if reads_source(self.module) or self.family.memory == "state":
+        if self.has_source or self.family.memory == "state":
             raise RequestError(f"{self.name} is of the family {self.family.name}, which embed does not know", code="not_supported")
         pooling = read_pooling(self.path) if self.path.is_dir() else Pooling()
         module = self.module if self.generates else fused(self.module)
@@ -279,6 +301,9 @@ def sampling_of(given: Mapping[str, Any]) -> Sampling:
     return Sampling(**given)
 
 
-def load(name: str | Path, *, limits: Limits | None = None) -> Model:
-    """Load a model: a run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name."""
-    return Model(load_model(str(name)), limits)
+def load(name: str | Path, *, limits: Limits | None = None, precision: str = "auto") -> Model:
+    """Load a model: a run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name.
+
+    `precision`: the numbers that a decoder answers in, float32, bfloat16, int8 or int4; auto: what the file has, or what is quick here.
+    """
+    return Model(open_model(str(name)), limits, precision)

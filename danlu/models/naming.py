@@ -42,13 +42,17 @@ class Names:
 
     def to_own(self, foreign: Tensors, own_names: Iterable[str], config: Any) -> dict[str, Tensor]:
         """The module's state dictionary from tensors under foreign names. Raises: CheckpointError if one is missing."""
-        bare = bool(self.prefix) and not any(name.startswith(self.prefix) for name in foreign)
-        own = {}
-        for name in own_names:
-            other, form = self.find(name)
-            tensor = form.to_own(foreign[other.removeprefix(self.prefix) if bare else other], config)
-            own[name] = tensor.chunk(form.parts)[form.part] if form.parts > 1 else tensor
-        return own
+        return {name: self.read(foreign, name, config) for name in own_names}
+
+    def read(self, foreign: Tensors, own: str, config: Any) -> Tensor:
+        """One own tensor. Raises: CheckpointError if it is missing."""
+        other, form = self.find(own)
+        tensor = form.to_own(foreign[self.bared(foreign, other)], config)
+        return tensor.chunk(form.parts)[form.part] if form.parts > 1 else tensor
+
+    def bared(self, foreign: Tensors, other: str) -> str:
+        """A foreign name as these tensors have it: the prefix may be missing from all of them."""
+        return other if not self.prefix or any(name.startswith(self.prefix) for name in foreign) else other.removeprefix(self.prefix)
 
     def to_foreign(self, own: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
         """Tensors under foreign names from the module's state dictionary."""

@@ -35,6 +35,7 @@ FEATURES = {"AVX2": "avx2", "AVX-512": "avx512_f", "VNNI": "avx512_vnni", "bf16"
 PROBE = """
 import json, torch
 from danlu.base.device import choose_device, choose_precision
+from danlu.inference import native
 print(json.dumps({
     "version": torch.__version__,
     "threads": torch.get_num_threads(),
@@ -42,6 +43,7 @@ print(json.dumps({
     "features": dict(getattr(torch.cpu, "get_capabilities", dict)()),
     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     "precision": choose_precision("auto", choose_device()),
+    "kernels": (native.found() or [""])[0],
 }))
 """
 
@@ -125,7 +127,8 @@ def _torch() -> Iterator[Check]:
     said = f"{found['level']} kernels; has {', '.join(has) or 'nothing'}; lacks {', '.join(lacks) or 'nothing'}"
     yield Check(name="processor", ok=True, said=said)
     yield Check(name="accelerator", ok=True, said=found["gpu"] or "none: everything runs on the processor")
-    yield Check(name="precision", ok=True, said=": ".join(found["precision"]))
+    yield Check(name="precision", ok=True, said="training in {}: {}".format(*found["precision"]))
+    yield _kernels(found["kernels"])
 
 
 def _cores() -> int:
@@ -154,9 +157,22 @@ def _disk(name: str, folder: Path) -> Check:
     return Check(name=f"disk for {name}", ok=not mend, said=said, mend=mend, needed=not writable)
 
 
+def _kernels(build: str) -> Check:
+    """Which of the builds of native/ answers, and in which numbers."""
+    if build:
+        said = f"{build}: decoders answer in int8 from 20 million weights on, below in float32, a file's own 4 bits as they are"
+        return Check(name="kernels", ok=True, said=said)
+    mend = f"install a C++ compiler, then {_pip()} install --force-reinstall --no-deps danlu"
+    return Check(
+        name="kernels", ok=False, said="none were built here: decoders answer in float32, by PyTorch, several times slower", mend=mend
+    )
+
+
 def _compiler() -> Check:
     found = next(filter(None, (shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)), None)
-    mend = "" if found else "install a C++ compiler (Debian: apt-get install g++); without it nothing is compiled and training is slower"
+    mend = (
+        "" if found else "install a C++ compiler (Debian: apt-get install g++); without it the kernels are not built and answers are slower"
+    )
     return Check(name="compiler", ok=bool(found), said=found or "no C++ compiler", mend=mend)
 
 

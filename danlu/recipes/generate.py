@@ -35,7 +35,9 @@ class Generated:
 
 
 @spread(Sampling, temperature=DEFAULT_TEMPERATURE)
-def generate(model: str, prompt: str, *, threads: int | None = None, json: bool = False, **sampling: Any) -> Generated:
+def generate(
+    model: str, prompt: str, *, precision: str = "auto", threads: int | None = None, json: bool = False, **sampling: Any
+) -> Generated:
     """Continue a prompt; the text streams to standard output as it comes.
 
     Parameters
@@ -44,6 +46,8 @@ def generate(model: str, prompt: str, *, threads: int | None = None, json: bool 
         A run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name.
     prompt
         Text to continue; "-" reads standard input. For a model without a tokenizer: token ids separated by spaces.
+    precision
+        The numbers that a decoder answers in: float32, bfloat16, int8, int4; auto: what the file has, or what is quick here.
     threads
         CPU threads to compute with; all cores unless given.
     json
@@ -52,7 +56,7 @@ def generate(model: str, prompt: str, *, threads: int | None = None, json: bool 
     set_threads(threads)
     if prompt == "-":
         prompt = read_input()
-    with load(model) as loaded:
+    with load(model, precision=precision) as loaded:
         ids = token_ids(prompt) if loaded.tokenizer is None else loaded.encode(prompt)
         made = run(loaded, ids, sampling, show=not json)
     if json:

@@ -14,7 +14,14 @@ from danlu.server.app import Service
 from danlu.server.run import Server, address, bind
 
 
-def serve(*models: str, alias: Sequence[str] = (), host: str = "127.0.0.1", port: int = 8000, threads: int | None = None) -> None:
+def serve(
+    *models: str,
+    alias: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    precision: str = "auto",
+    threads: int | None = None,
+) -> None:
     """Serve models behind the OpenAI API until Ctrl-C or SIGTERM.
 
     Parameters
@@ -27,6 +34,8 @@ def serve(*models: str, alias: Sequence[str] = (), host: str = "127.0.0.1", port
         Address to listen on; only this machine's own while there are no keys.
     port
         Port to listen on; 0 takes any free one.
+    precision
+        The numbers that decoders answer in: float32, bfloat16, int8, int4; auto: what the file has, or what is quick here.
     threads
         CPU threads to compute with; all cores unless given.
     """
@@ -45,7 +54,7 @@ def serve(*models: str, alias: Sequence[str] = (), host: str = "127.0.0.1", port
     try:
         for model in wanted:
             print(f"danlu: loading {names[model]}", file=sys.stderr, flush=True)
-            loaded[names[model]] = load(model)
+            loaded[names[model]] = load(model, precision=precision)
         service = Service(loaded, {name: names[model] for name, model in aliases.items()})
 
         def ready() -> None:

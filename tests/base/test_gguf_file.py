@@ -174,3 +174,17 @@ def test_numbers_too_large_and_a_failure_midway_leave_no_file(tmp_path: Path) ->
     with pytest.raises(NotImplementedError):  # a kind that the package cannot pack is our own mistake
         write_gguf(tmp_path / "x.gguf", {}, {"a": (torch.zeros(1, 256), "Q6_K")})
     assert not list(tmp_path.iterdir())
+
+
+def test_matrices_are_given_as_they_are_packed(tmp_path: Path) -> None:
+    held = {kind: (VALUES, kind) for kind in ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")}
+    _, tensors = read_gguf(write(tmp_path / "x.gguf", {**held, "vector": (VALUES[0], "F32")}))
+    assert tensors.packed is not None and set(tensors.packed) == set(held)
+    assert tensors.kinds == {name: kind for name, (_, kind) in held.items()} | {"vector": "F32"}
+    for name, (values, kind) in held.items():
+        expected = gguf.quantize(values, gguf.GGMLQuantizationType[kind])
+        assert tensors.packed[name].dtype == torch.uint8
+        assert np.array_equal(tensors.packed[name].numpy(), expected.view(np.uint8).reshape(len(values), -1))
+    tensors.packed["Q4_0"].fill_(0)  # a copy: the file stays as it is
+    assert tensors["Q4_0"].any() and tensors.packed["Q4_0"].any()
+    assert tensors.used == {"Q4_0"}

@@ -1,52 +1,48 @@
+"""What an engine promises, whatever computes for it: the module itself, the kernels, or the kernels' twin."""
+
 from __future__ import annotations
 
-import queue
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from danlu.base.errors import DanluError, RequestError
-from danlu.inference.engine import Engine, Piece
-from danlu.inference.sampling import Sampling
-from danlu.inference.scheduler import Limits, Request
+from danlu.base.errors import RequestError
+from danlu.inference.backend import Logits, Part
+from danlu.inference.engine import Engine
+from danlu.inference.padded import Padded
+from danlu.inference.paged import Paged
+from danlu.inference.request import Limits
+from danlu.inference.steps import PAGE, Found, Steps, StepWork
 from danlu.models.base import Inputs
 from danlu.models.gpt import GPT
 
+from .asking import BACKENDS, Asked, backend_of
 from .tiny import CONTEXT, tiny_module
 
 VOCABULARY = 300
 MODULE = tiny_module(VOCABULARY)
+BYTES_PER_TOKEN = 2 * 4 * MODULE.config.num_layers * MODULE.config.num_kv_heads * MODULE.config.head_dim
 draw = random.Random(0)
 PROMPTS = [[draw.randrange(VOCABULARY) for _ in range(draw.choice([1, 2, 9, 30, 150, 260]))] for _ in range(32)]
 
 
-class Asked:
-    """One request and what has come of it."""
+@pytest.fixture(params=BACKENDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
-    def __init__(self, engine: Engine, ids: list[int], **sampling: Any) -> None:
-        self.events: queue.SimpleQueue[Piece | DanluError] = queue.SimpleQueue()
-        self.request: Request = engine.submit(ids, Sampling(**sampling), self.events.put)
-        self.reasons: dict[int, str] = {}
 
-    def answers(self) -> list[list[int]]:
-        said: list[list[int]] = [[] for _ in range(self.request.sampling.n)]
-        while len(self.reasons) < len(said):
-            event = self.events.get(timeout=60)
-            if isinstance(event, DanluError):
-                raise event
-            said[event.index] += event.token_ids
-            if event.finish_reason:
-                self.reasons[event.index] = event.finish_reason
-        return said
+def engine_of(kind: str, module: GPT = MODULE, limits: Limits | None = None, **named: Any) -> Engine:
+    return Engine(backend_of(kind, module, limits), limits=limits, **named)
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    made = Engine(MODULE)
+def engine(kind: str) -> Iterator[Engine]:
+    made = engine_of(kind)
     yield made
     made.close()
 
@@ -103,22 +99,46 @@ def test_without_a_seed_answers_differ(engine: Engine) -> None:
     assert len({tuple(Asked(engine, [5], temperature=2, max_tokens=10).answers()[0]) for _ in range(3)}) == 3
 
 
-def test_little_memory_delays_answers_but_does_not_change_them() -> None:
-    roomy = Engine(MODULE)
+def tokens_held(backend: Padded | Paged) -> int:
+    """Positions that have a place in the cache."""
+    if isinstance(backend, Paged):
+        return backend.pages.used * PAGE
+    return backend.cache.rows * backend.cache.columns
+
+
+def watch(engine: Engine) -> list[int]:
+    """How many positions the cache holds after every pass from now on."""
+    seen: list[int] = []
+    compute = engine.backend.compute
+
+    def watched(parts: Sequence[Part]) -> list[Logits | None]:
+        found = compute(parts)
+        seen.append(tokens_held(engine.backend))
+        return found
+
+    engine.backend.compute = watched
+    return seen
+
+
+def test_little_memory_delays_answers_but_does_not_change_them(kind: str) -> None:
+    roomy = engine_of(kind)
+    unbounded = watch(roomy)
     alone = [Asked(roomy, ids, temperature=0, max_tokens=40).answers()[0] for ids in PROMPTS]
+    for asked in [Asked(roomy, ids, temperature=0, max_tokens=40) for ids in PROMPTS]:
+        asked.answers()
     roomy.close()
-    narrow = Engine(MODULE, limits=Limits(cache_bytes=roomy.cache.shape.bytes_per_token * (CONTEXT * 2 + 100)))
+    most = CONTEXT * 2 + 100
+    narrow = engine_of(kind, limits=Limits(cache_bytes=BYTES_PER_TOKEN * most))
+    held = watch(narrow)
     crowd = [Asked(narrow, ids, temperature=0, max_tokens=40, n=1 + number % 2) for number, ids in enumerate(PROMPTS)]
-    most = 0
     for asked, expected in zip(crowd, alone, strict=True):
         assert all(answer == expected for answer in asked.answers())
-        most = max(most, narrow.cache.rows * narrow.cache.columns)
-    assert 0 < most <= narrow.cache.most_tokens
+    assert 0 < max(held) <= most < max(unbounded)
     narrow.close()
 
 
-def test_a_short_prompt_does_not_wait_behind_long_ones() -> None:
-    engine = Engine(MODULE, limits=Limits(chunk=4))
+def test_a_short_prompt_does_not_wait_behind_long_ones(kind: str) -> None:
+    engine = engine_of(kind, limits=Limits(chunk=4))
     long = [Asked(engine, PROMPTS[0][:1] * 310, temperature=0, max_tokens=1) for _ in range(8)]
     short = Asked(engine, [7, 8], temperature=0, max_tokens=2)
     short.answers()
@@ -128,8 +148,8 @@ def test_a_short_prompt_does_not_wait_behind_long_ones() -> None:
     engine.close()
 
 
-def test_cancelling_frees_the_place_at_once_in_every_state() -> None:
-    engine = Engine(MODULE, limits=Limits(sequences=16, chunk=8))
+def test_cancelling_frees_the_place_at_once_in_every_state(kind: str) -> None:
+    engine = engine_of(kind, limits=Limits(sequences=16, chunk=8))
     others = [Asked(engine, ids, temperature=0, max_tokens=30) for ids in PROMPTS[:4]]
     leaving = [Asked(engine, [3] * length, temperature=1, max_tokens=300, n=4) for length in (1, 1, 250, 250, 250, 1)]
     time.sleep(0.05)
@@ -154,10 +174,37 @@ class Fragile(GPT):
         return torch.where((inputs.tokens == 17)[..., None], torch.nan, hidden)
 
 
-def test_a_fault_in_one_request_leaves_the_others_alone() -> None:
-    fragile = Fragile(MODULE.config)
-    fragile.load_state_dict(MODULE.state_dict())
-    engine = Engine(fragile.eval())
+class FragileSteps(Steps):
+    """The same of steps."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def step(self, work: StepWork) -> Found:
+        if 13 in work.tokens:
+            raise RuntimeError("broken on purpose")
+        found = self.steps.step(work)
+        bad = torch.tensor([work.tokens[row] == 17 for row in work.wanted])
+        finite = [0 if broken else whole for broken, whole in zip(bad.tolist(), found.finite, strict=True)]
+        return replace(found, logits=torch.where(bad[:, None], torch.nan, found.logits), finite=finite)
+
+    def close(self) -> None:
+        self.steps.close()
+
+
+def fragile_engine(kind: str) -> Engine:
+    if kind == "module":
+        fragile = Fragile(MODULE.config)
+        fragile.load_state_dict(MODULE.state_dict())
+        return engine_of(kind, fragile.eval())
+    engine = engine_of(kind)
+    assert isinstance(engine.backend, Paged)
+    engine.backend.steps = FragileSteps(engine.backend.steps)
+    return engine
+
+
+def test_a_fault_in_one_request_leaves_the_others_alone(kind: str) -> None:
+    engine = fragile_engine(kind)
     good = [ids for ids in PROMPTS if not {13, 17} & {*ids, *greedy_by_full_passes(ids, 10)}][:6]
     for repeated in (40, 40, 1):  # beside them, and in one batch with them
         bad = [Asked(engine, [1, 2, bad, 4][: 3 if bad == 17 else 4] * repeated, temperature=0) for bad in (13, 17)]
@@ -172,10 +219,24 @@ def test_a_fault_in_one_request_leaves_the_others_alone() -> None:
     engine.close()
 
 
-def test_end_tokens_stop_and_are_no_part_of_the_answer(engine: Engine) -> None:
+def test_a_fault_between_two_steps_is_told_and_the_engine_starts_over(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    for part in ("join", "fits", "group"):
+        monkeypatch.setattr(engine.backend, part, broken)
+        for asked in [Asked(engine, ids, temperature=0, max_tokens=10, n=2) for ids in PROMPTS[:3]]:
+            with pytest.raises(RequestError) as caught:
+                asked.answers()
+            assert caught.value.code == "engine_failure" and "purpose" not in str(caught.value)
+        monkeypatch.undo()
+        assert Asked(engine, PROMPTS[0], temperature=0, max_tokens=10).answers() == [greedy_by_full_passes(PROMPTS[0], 10)]
+
+
+def test_end_tokens_stop_and_are_no_part_of_the_answer(kind: str) -> None:
     told = greedy_by_full_passes(PROMPTS[2], 10)
     place = next(place for place in range(2, 10) if told[place] not in told[:place])
-    ending = Engine(MODULE, end_ids=[told[place]])
+    ending = engine_of(kind, end_ids=[told[place]])
     asked = Asked(ending, PROMPTS[2], temperature=0, max_tokens=50)
     assert asked.answers() == [told[:place]] and asked.reasons == {0: "stop"}
     ending.close()
@@ -207,8 +268,8 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_lengths(engine: Engine)
     assert len(asked.answers()[0]) == 3 and asked.reasons == {0: "length"}
 
 
-def test_a_full_queue_refuses_and_recovers() -> None:
-    engine = Engine(MODULE, limits=Limits(sequences=16, waiting=4))
+def test_a_full_queue_refuses_and_recovers(kind: str) -> None:
+    engine = engine_of(kind, limits=Limits(sequences=16, waiting=4))
     running, refused = [], 0
     for _ in range(60):
         try:
@@ -223,8 +284,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
     engine.close()
 
 
-def test_closing_tells_everyone_and_refuses_newcomers() -> None:
-    engine = Engine(MODULE)
+def test_closing_tells_everyone_and_refuses_newcomers(engine: Engine) -> None:
     running = [Asked(engine, [1], temperature=1, max_tokens=300) for _ in range(40)]
     engine.close()
     ended = 0
@@ -240,8 +300,9 @@ def test_closing_tells_everyone_and_refuses_newcomers() -> None:
 
 
 def test_idle_engines_hold_no_cache(engine: Engine) -> None:
-    Asked(engine, PROMPTS[0], max_tokens=5).answers()
+    held = watch(engine)
+    Asked(engine, PROMPTS[0], max_tokens=5, n=3).answers()
     until = time.monotonic() + 2
-    while engine.cache.rows and time.monotonic() < until:
+    while tokens_held(engine.backend) and time.monotonic() < until:
         time.sleep(0.01)
-    assert engine.cache.rows == 0
+    assert tokens_held(engine.backend) == 0 < max(held)

@@ -14,6 +14,8 @@ import torch
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.engine import Engine, Piece
 from danlu.inference.model import load
+from danlu.inference.padded import Padded
+from danlu.inference.request import Limits
 from danlu.inference.sampling import Sampling
 from danlu.models.base import Inputs
 from danlu.models.loading import families, load_model
@@ -71,7 +73,7 @@ def by_full_passes(module: Any, prompt: list[int], count: int) -> list[int]:
 
 @pytest.fixture
 def engine(module: Any) -> Iterator[Engine]:
-    made = Engine(module)
+    made = Engine(Padded(module, Limits()))
     yield made
     made.close()
 
@@ -92,7 +94,7 @@ def test_several_answers_share_one_prompt_and_a_seed_repeats_them(engine: Engine
 def test_what_does_not_fit_is_refused(module: Any) -> None:
     if not hasattr(module, "read_source"):
         pytest.skip("a recurrent network reads any length")
-    engine = Engine(module)
+    engine = Engine(Padded(module, Limits()))
     longest = module.config.context_length
     with pytest.raises(RequestError, match=f"{longest + 1} tokens long"):
         ask(engine, module, [5] * (longest + 1))

@@ -3,12 +3,14 @@ from __future__ import annotations
 import queue
 from typing import Any
 
+import pytest
 import torch
 
 from danlu.inference.engine import Engine
 from danlu.inference.sampling import Sampling
 from danlu.inference.spelling import Spelling
 
+from .asking import BACKENDS, backend_of
 from .tiny import tiny_module, tiny_tokenizer
 
 PAD = 7  # logits behind the vocabulary's end
@@ -40,12 +42,13 @@ def test_what_fits_is_what_some_text_goes_on_with() -> None:
                 assert spelling.fits(whole[:length], token) == expected == bool(kept[token] == given[token])
 
 
-def test_a_model_that_draws_any_byte_writes_whole_characters() -> None:
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_a_model_that_draws_any_byte_writes_whole_characters(kind: str) -> None:
     tokenizer = tiny_tokenizer(template=None)
     module = tiny_module(tokenizer.vocabulary_size)
     with torch.no_grad():
         module.embedding.weight.mul_(0.01)  # every token nearly as likely as the others
-    engine = Engine(module, tokenizer)
+    engine = Engine(backend_of(kind, module), tokenizer)
     pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for seed in range(5):
         engine.submit(tokenizer.encode("丹炉"), Sampling(max_tokens=100, seed=seed), pieces.put)

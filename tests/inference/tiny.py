@@ -38,7 +38,7 @@ def tiny_tokenizer(template: str | None = TEMPLATE) -> Tokenizer:
     return Tokenizer(raw, settings | ({"chat_template": template} if template else {}))
 
 
-def tiny_module(vocabulary_size: int, seed: int = 0) -> GPT:
+def tiny_module(vocabulary_size: int, seed: int = 0, head_dim: int = 16, tied: bool = True) -> GPT:
     """Two layers with grouped heads; weights wide enough that no two logits come near each other."""
     torch.manual_seed(seed)
     config = GPTConfig(
@@ -46,10 +46,11 @@ def tiny_module(vocabulary_size: int, seed: int = 0) -> GPT:
         context_length=CONTEXT,
         width=32,
         num_layers=2,
-        attention=AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=8, query_key_norm=True),
+        attention=AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=head_dim, query_key_norm=True),
         feedforward=FeedForwardConfig(hidden_width=64),
         norm=NormConfig(kind="rms", epsilon=1e-6),
         rotary=RotaryConfig(base=10_000.0),
+        tied=tied,
     )
     module = GPT(config)
     for weight in module.parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,19 @@ NAMES = {
 }
 
 
-def write_gguf(file: Path, shape: str, quantization: str = "F32", **fields: Any) -> PreTrainedModel:
-    """Write the file as llama.cpp's conversion does; return the model whose weights it holds."""
-    model = make_foreign(shape)
+def write_gguf(
+    file: Path,
+    shape: str,
+    quantization: str = "F32",
+    changes: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> PreTrainedModel:
+    """Write the file as llama.cpp's conversion does; return the model whose weights it holds.
+
+    `changes` are made to the shape; `kinds` pack tensors whose names hold their keys otherwise than the others.
+    """
+    model = make_foreign(shape, **(changes or {}))
     config = model.config
     writer = gguf.GGUFWriter(file, config.model_type)
     writer.add_context_length(config.max_position_embeddings)
@@ -60,11 +71,12 @@ def write_gguf(file: Path, shape: str, quantization: str = "F32", **fields: Any)
             values = tensor.numpy()
             if is_paired:
                 values = values.reshape(heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(values.shape)
-            kind = kind_for(values.shape, quantization)
+            chosen = next((kind for part, kind in (kinds or {}).items() if part in rename(name)), quantization)
+            kind = kind_for(values.shape, chosen)
             packed = gguf.quantize(values, kind)
             writer.add_tensor(rename(name), packed, raw_dtype=kind)
             held = torch.from_numpy(gguf.dequantize(packed, kind).copy())  # the model compared with holds what the file can hold
-            tensor.copy_(held.reshape(heads, -1, 2, held.shape[1]).transpose(1, 2).reshape(held.shape) if is_paired else held)
+            tensor.copy_(held.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2) if is_paired else held)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

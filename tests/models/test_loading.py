@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from danlu.base.errors import CheckpointError, ConfigError
-from danlu.models.loading import families, load_model
+from danlu.models.loading import Opened, families, load_model, open_model
 
 from .shapes import write_foreign
 
@@ -61,6 +61,69 @@ def test_a_wrong_shape_is_told(name: str, shape: tuple[int, ...], tmp_path: Path
             write_foreign(name, folder)
             change_weights(folder, lambda tensors, tensor=tensor: tensors.update({tensor: torch.zeros(shape)}))
             assert "shape" in refusal(folder)
+
+
+def opened(folder: Path) -> Opened:
+    found = open_model(str(folder))
+    assert isinstance(found, Opened)
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "gpt2", "qwen3", "bert-words", "t5-gated"])
+def test_an_opened_model_gives_its_weights_one_by_one(name: str, tmp_path: Path) -> None:
+    folder = write_foreign(name, tmp_path / "model")
+    model, loaded = opened(folder), load_model(str(folder))
+    weights = dict(loaded.module.named_parameters())
+    assert (model.config, model.family, model.path) == (loaded.config, loaded.family, loaded.path)
+    assert model.shapes == {name: tuple(weight.shape) for name, weight in weights.items()}
+    assert not model.tensors.used
+    for own, weight in weights.items():
+        assert torch.equal(model.weight(own), weight) and model.packed(own) is None
+    model.check_left()
+    filled = model.filled().module.state_dict()
+    assert all(torch.equal(filled[own], weight) for own, weight in loaded.module.state_dict().items())
+
+
+def test_an_opened_models_weights_are_float32(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.update({name: tensor.bfloat16() for name, tensor in tensors.items()}))
+    assert {opened(folder).weight(name).dtype for name in opened(folder).shapes} == {torch.float32}
+
+
+def test_what_an_opened_model_lacks_has_too_many_or_of_another_shape_is_told(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    change_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3), "model.more": torch.zeros(2)}))
+    model = opened(folder)
+    for own, told in (
+        ("blocks.1.feedforward.up.weight", "has no tensor model.layers.1.mlp.up_proj.weight"),
+        ("norm.weight", r"norm.weight came with shape \(3,\), expected \(32,\)"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            model.weight(own)
+    for own in model.shapes.keys() - {"blocks.1.feedforward.up.weight", "norm.weight"}:
+        model.weight(own)
+    with pytest.raises(CheckpointError, match=r"does not have: model.more$"):
+        model.check_left()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (56, 33), (31, 56), (1, 1, 1)])
+@pytest.mark.parametrize("name", ["llama-untied", "gpt2"])
+def test_a_wrong_shape_of_one_weight_is_told(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    folder = write_foreign(name, tmp_path / "model")
+    kept = load_file(folder / WEIGHTS)
+    for tensor in kept:
+        if ".1." in tensor:
+            change_weights(folder, lambda tensors, tensor=tensor: tensors.update({tensor: torch.zeros(shape)}))
+            model = opened(folder)
+            with pytest.raises(CheckpointError, match="shape"):
+                for own in model.shapes:
+                    model.weight(own)
+            change_weights(folder, lambda tensors, tensor=tensor: tensors.update({tensor: kept[tensor]}))
+
+
+def test_a_damaged_configuration_is_told_when_it_is_opened(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        open_model(str(folder))
 
 
 class Bomb:

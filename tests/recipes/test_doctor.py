@@ -11,6 +11,7 @@ import pytest
 
 from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
+from danlu.inference import native
 from danlu.recipes.doctor import doctor
 
 
@@ -77,7 +78,14 @@ def test_the_hub_is_asked_only_on_request(tmp_path: Path) -> None:
 
 def test_precision_is_what_training_will_choose(tmp_path: Path) -> None:
     chosen, why = choose_precision("auto", choose_device())
-    assert any(line.split() == f"ok precision: {chosen}: {why}".split() for line in doctor_apart(tmp_path).stdout.splitlines())
+    assert any(line.split() == f"ok precision: training in {chosen}: {why}".split() for line in doctor_apart(tmp_path).stdout.splitlines())
+
+
+def test_the_kernels_that_will_answer_are_named(tmp_path: Path) -> None:
+    found = native.found()
+    lines = [line for line in doctor_apart(tmp_path).stdout.splitlines() if "kernels:" in line]
+    assert len(lines) == 1 and lines[0].startswith("ok" if found else "missing")
+    assert found is None or found[0] in lines[0]
 
 
 def test_an_unusable_machine_is_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def test_a_gguf_file_answers_as_the_model_does(tiny: Path, tmp_path: Path, capsy
     assert 0 < done.mean_difference < done.largest_difference < 1e-2
     with danlu.load(str(tiny)) as model, danlu.load(done.out) as again:
         assert again.tokenizer.chat_template == model.tokenizer.chat_template
-        prompt = "The river 大模型"
+        prompt = "大模型 the river"  # no two scores come near each other behind it
         assert again.generate(prompt, max_tokens=12, temperature=0).text == model.generate(prompt, max_tokens=12, temperature=0).text
 
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from danlu.inference.model import Model, load
-from danlu.inference.scheduler import Limits
+from danlu.inference.request import Limits
 from danlu.server.app import Service
 from danlu.server.run import Server, address, bind
 from tests.inference.encoder import write_encoder

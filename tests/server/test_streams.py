@@ -8,20 +8,17 @@ import random
 import socket
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import torch
 
+from danlu.inference.backend import Logits, Part
 from danlu.inference.model import Model, load
-from danlu.inference.scheduler import Limits
-from danlu.models.base import Inputs
-from danlu.models.gpt import GPT
-from danlu.models.loading import load_model
+from danlu.inference.request import Limits
 
 from .conftest import Running, start
 
@@ -129,21 +126,23 @@ def test_prompts_stand_in_no_log_and_no_error(running: Running, caplog: pytest.L
     assert ours and not any(canary in line for line in ours)
 
 
-class Failing(GPT):
+Compute = Callable[[Sequence[Part]], list[Logits | None]]
+
+
+def failing(compute: Compute) -> Compute:
     """Breaks once an answer has 20 positions behind it."""
 
-    def forward(self, inputs: Inputs, cache: Any = None) -> torch.Tensor:
-        if inputs.positions is not None and int(inputs.positions.max()) > 20:
+    def failing(parts: Sequence[Part]) -> list[Logits | None]:
+        if any(part.sequence.computed + part.count > 21 for part in parts):
             raise RuntimeError("secret detail")
-        return super().forward(inputs, cache)
+        return compute(parts)
+
+    return failing
 
 
 def test_a_failure_midway_is_an_error_event_and_never_a_clean_end(folders: dict[str, Path]) -> None:
-    model = load(str(folders["tiny"]))
-    model.engine.close()
-    failing = Failing(model.config)
-    failing.load_state_dict(load_model(str(folders["tiny"])).module.state_dict())
-    broken = Model(replace(load_model(str(folders["tiny"])), name="broken", module=failing))
+    broken = load(str(folders["tiny"]))
+    broken.engine.backend.compute = failing(broken.engine.backend.compute)
     running, server, thread = start({"broken": broken}, {})
     how = {
         "model": "broken",
@@ -172,7 +171,7 @@ def test_a_failure_midway_is_an_error_event_and_never_a_clean_end(folders: dict[
 def test_stopping_ends_every_stream_whole_or_with_an_error(folders: dict[str, Path]) -> None:
     model = load(str(folders["tiny"]), limits=Limits(sequences=16))
     running, server, thread = start({"tiny": model}, {})
-    model.module.forward = _slowed(model.module.forward)
+    model.engine.backend.compute = slowed(model.engine.backend.compute)
     ends = {str(end): -100 for end in model.engine.end_ids}
     outcomes: list[str] = []
     begun = threading.Semaphore(0)
@@ -199,9 +198,9 @@ def test_stopping_ends_every_stream_whole_or_with_an_error(folders: dict[str, Pa
     assert len(outcomes) == 20 and set(outcomes) <= {"data: [DONE]", "event: error"} and "event: error" in outcomes
 
 
-def _slowed(forward: Any) -> Any:
-    def slow(*args: Any, **named: Any) -> torch.Tensor:
+def slowed(compute: Compute) -> Compute:
+    def slow(parts: Sequence[Part]) -> list[Logits | None]:
         time.sleep(0.03)
-        return forward(*args, **named)
+        return compute(parts)
 
     return slow

@@ -1,0 +1,203 @@
+"""The kernels of native/, called: one call is one step. Where no compiler built them, twin.py computes the same."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from danlu.base.errors import ConfigError
+from danlu.inference.packing import PRECISIONS, Packed
+from danlu.inference.steps import CACHES, Found, Steps, StepWork
+from danlu.inference.table import Layer, Norm, Table
+
+# Builds of one source, the fastest first, with what torch calls the instructions that each needs.
+BUILDS = {
+    "avx512_bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni", "avx512_bf16"),
+    "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni"),
+    "avx2": ("avx2", "fma3"),
+    "plain": (),
+}
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")  # in the order of native/model.h
+
+
+class CMatrix(Structure):
+    _fields_ = [
+        ("panels", c_void_p),
+        ("bias", c_void_p),
+        ("panel_bytes", c_int64),
+        *((name, c_int32) for name in ("kind", "rows", "columns", "minimums", "pairs", "pad")),
+    ]
+
+
+class CNorm(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("epsilon", c_float), ("pad", c_int32)]
+
+
+class CLayer(Structure):
+    _fields_ = [
+        *((name, CNorm) for name in ("attention_norm", "query_norm", "key_norm", "feedforward_norm")),
+        *((name, CMatrix) for name in ("query_key_value", "output", "up", "down")),
+    ]
+
+
+class CModel(Structure):
+    _fields_ = [
+        ("layers", POINTER(CLayer)),
+        ("norm", CNorm),
+        ("embedding", CMatrix),
+        ("head", CMatrix),
+        *((name, c_void_p) for name in ("cosines", "sines", "positions")),
+        *(
+            (name, c_int32)
+            for name in ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "hidden_width", "activation", "vocabulary_size")
+        ),
+        ("score_scale", c_float),
+        ("cache_kind", c_int32),
+    ]
+
+
+class CStep(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("tokens", "positions", "part_rows", "part_first_page", "pages", "wanted")),
+        *((name, c_void_p) for name in ("logits", "likeliest", "finite", "cache")),
+        ("num_pages", c_int64),
+        *((name, c_int32) for name in ("rows", "parts", "num_wanted", "pad")),
+    ]
+
+
+@cache
+def found() -> tuple[str, Any] | None:
+    """The fastest build that is there and that this processor can run: its name and the library; None if there is none."""
+    for name, library in _built():
+        return name, library
+    return None
+
+
+def _built() -> Any:
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    for name, needs in BUILDS.items():
+        files = [Path(__file__).with_name(f"_step_{name}{suffix}") for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+        for file in files:
+            if file.is_file() and all(can.get(need) for need in needs):
+                yield name, _open(file)
+
+
+def _open(file: Path) -> Any:
+    library = ctypes.CDLL(str(file))
+    library.danlu_open.restype, library.danlu_open.argtypes = c_void_p, [c_int32]
+    library.danlu_close.restype, library.danlu_close.argtypes = None, [c_void_p]
+    library.danlu_step.argtypes = [c_void_p, POINTER(CModel), POINTER(CStep)]
+    library.danlu_multiply.argtypes = [POINTER(CMatrix), c_void_p, c_int32, c_void_p]
+    sizes = (c_int32 * 4)()
+    library.danlu_sizes(sizes)
+    mine = [ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)]
+    if list(sizes) != mine:
+        raise ConfigError(f"{file.name} was built from another version of Danlu; build it again: pip install --force-reinstall danlu")
+    return library
+
+
+class NativeSteps(Steps):
+    """Steps by the kernels; the weights are the table's, in place."""
+
+    def __init__(self, table: Table, cache: Tensor, threads: int, library: Any) -> None:
+        self.table, self.cache, self.library = table, cache, library
+        config = table.config
+        self.layers = (CLayer * config.num_layers)(*(_layer(layer) for layer in table.layers))
+        self.model = CModel(
+            layers=self.layers,
+            norm=_norm(table.norm),
+            embedding=_matrix(table.embedding),
+            head=_matrix(table.head),
+            cosines=_address(table.cosines),
+            sines=_address(table.sines),
+            positions=_address(table.positions),
+            num_layers=config.num_layers,
+            width=config.width,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            hidden_width=config.feedforward.hidden_width,
+            activation=ACTIVATIONS.index(config.feedforward.activation),
+            vocabulary_size=config.vocabulary_size,
+            score_scale=table.score_scale,
+            cache_kind=PRECISIONS.index(CACHES[table.precision]),
+        )
+        self.engine = library.danlu_open(threads)
+        if not self.engine:
+            raise MemoryError("no room for the threads that compute")
+
+    def step(self, work: StepWork) -> Found:
+        wanted = len(work.wanted)
+        logits = torch.empty(wanted, self.table.config.vocabulary_size)
+        likeliest, finite = np.zeros(wanted, np.int32), np.zeros(wanted, np.int32)
+        given = [
+            np.asarray(x, np.int32) for x in (work.tokens, work.positions, work.part_rows, work.part_first_page, work.pages, work.wanted)
+        ]
+        names = ("tokens", "positions", "part_rows", "part_first_page", "pages", "wanted")
+        arrays = {name: array.ctypes.data for name, array in zip(names, given, strict=True)}
+        step = CStep(
+            **arrays,
+            logits=logits.data_ptr(),
+            likeliest=likeliest.ctypes.data,
+            finite=finite.ctypes.data,
+            cache=self.cache.data_ptr(),
+            num_pages=self.cache.shape[2],
+            rows=len(work.tokens),
+            parts=len(work.part_rows),
+            num_wanted=wanted,
+        )
+        if self.library.danlu_step(self.engine, ctypes.byref(self.model), ctypes.byref(step)):
+            raise MemoryError(f"no memory for a step of {len(work.tokens)} positions")
+        return Found(logits=logits, likeliest=likeliest.tolist(), finite=finite.tolist())
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.engine:
+            self.library.danlu_close(self.engine)
+            self.engine = None
+
+    __del__ = close
+
+
+def multiply(packed: Packed, x: Tensor, library: Any = None) -> Tensor:
+    """x W^T + bias by the kernel alone, on one thread. Shapes: x (rows, K) -> (rows, N)."""
+    chosen = library if library is not None else found()[1]  # type: ignore[index]
+    x = x.float().contiguous()
+    y, matrix = torch.empty(len(x), len(packed.panels) * 16), _matrix(packed)
+    if chosen.danlu_multiply(ctypes.byref(matrix), x.data_ptr(), len(x), y.data_ptr()):
+        raise MemoryError("no memory for a product")
+    return y[:, : packed.rows]
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _norm(norm: Norm | None) -> CNorm:
+    return CNorm() if norm is None else CNorm(weight=_address(norm.weight), bias=_address(norm.bias), epsilon=norm.epsilon)
+
+
+def _matrix(packed: Packed) -> CMatrix:
+    return CMatrix(
+        panels=_address(packed.panels),
+        bias=_address(packed.bias),
+        panel_bytes=packed.panels.shape[1],
+        kind=PRECISIONS.index(packed.precision),
+        rows=packed.rows,
+        columns=packed.columns,
+        minimums=packed.minimums,
+        pairs=packed.pairs,
+    )
+
+
+def _layer(layer: Layer) -> CLayer:
+    norms = {name: _norm(getattr(layer, name)) for name in ("attention_norm", "query_norm", "key_norm", "feedforward_norm")}
+    return CLayer(**norms, **{name: _matrix(getattr(layer, name)) for name in ("query_key_value", "output", "up", "down")})

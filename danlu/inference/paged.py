@@ -1,0 +1,146 @@
+"""The backend of decoders: any mixture of prompts and answers in one native call, over a cache in pages that share beginnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from danlu.inference import native
+from danlu.inference.backend import Logits, Part
+from danlu.inference.pages import Pages, beginning, following
+from danlu.inference.request import Limits, Sequence
+from danlu.inference.steps import CACHES, PAGE, Steps, StepWork, page_bytes
+from danlu.inference.table import Table
+from danlu.inference.twin import TwinSteps
+
+KEPT = 8  # a part of so many of the cache's pages may hold what nobody uses just now
+
+
+@dataclass
+class Place:
+    """One sequence's pages, and the key of the text that the first `known` of them hold."""
+
+    key: bytes
+    pages: list[int] = field(default_factory=list)
+    known: int = 0
+
+
+class Paged:
+    """Computes by a table of layers. Every number of a row is made in one order: what runs beside an answer does not change a bit of it."""
+
+    flat = True
+    retries = True
+    sound = True
+
+    def __init__(self, table: Table, limits: Limits, threads: int | None = None) -> None:
+        self.table, config = table, table.config
+        self.vocabulary_size: int = config.vocabulary_size
+        bytes_of_head = page_bytes(CACHES[table.precision], config.head_dim)
+        bytes_of_page = config.num_layers * config.num_kv_heads * bytes_of_head
+        most_useful = 2 * limits.sequences * -(-config.context_length // PAGE)
+        count = max(1, min(limits.cache_bytes // bytes_of_page, most_useful))
+        self.pages = Pages(count, count // KEPT)
+        self.context_length = min(config.context_length, count * PAGE)
+        # numpy's zeros, not torch's, which would touch all of it at once.
+        self.cache = torch.from_numpy(np.zeros((config.num_layers, config.num_kv_heads, count, bytes_of_head), np.uint8))
+        build = native.found()
+        self.steps: Steps = (
+            TwinSteps(table, self.cache)
+            if build is None
+            else native.NativeSteps(table, self.cache, threads or torch.get_num_threads(), build[1])
+        )
+
+    def fits(self, lengths: Several[int]) -> bool:
+        return sum(-(-length // PAGE) for length in lengths) <= self.pages.count
+
+    def join(self, sequence: Sequence) -> None:
+        owner = sequence.request.owner
+        found = [] if sequence.reports_prompt else self.pages.find(owner, sequence.ids)
+        key = beginning(owner)
+        for start in range(0, len(found) * PAGE, PAGE):
+            key = following(key, sequence.ids[start : start + PAGE])
+        sequence.place = Place(key, found, len(found))
+        sequence.computed = len(found) * PAGE
+        sequence.request.known = max(sequence.request.known, min(sequence.computed, len(sequence.request.ids)))
+
+    def leave(self, sequence: Sequence) -> None:
+        for page in sequence.place.pages:
+            self.pages.give(page)
+        sequence.place, sequence.computed = None, 0
+
+    def fork(self, source: Sequence, sibling: Sequence) -> None:
+        whole = source.computed // PAGE
+        pages = [self.pages.share(page) for page in source.place.pages[:whole]]
+        for page in source.place.pages[whole:]:  # the last one, which both go on to fill
+            pages.append(self.pages.take())
+            self.cache[:, :, pages[-1]] = self.cache[:, :, page]
+        sibling.place = Place(source.place.key, pages, source.place.known)
+        sibling.computed = source.computed
+
+    def group(self, reading: Several[Sequence], chunk: int) -> list[Part]:
+        parts = []
+        for sequence in reading:
+            if chunk <= 0:
+                break
+            parts.append(Part(sequence, min(sequence.remaining, chunk)))
+            chunk -= parts[-1].count
+        return parts
+
+    def compute(self, parts: Several[Part]) -> list[Logits | None]:
+        tokens: list[int] = []
+        positions: list[int] = []
+        first_page: list[int] = []
+        pages: list[int] = []
+        wanted: list[int] = []
+        for part in parts:
+            sequence, place = part.sequence, part.sequence.place
+            start, end = sequence.computed, sequence.computed + part.count
+            while len(place.pages) * PAGE < end:
+                place.pages.append(self.pages.take())
+                self.cache[:, :, place.pages[-1]] = 0  # whoever had it may have left what is no number, and zero times that is none either
+            tokens += sequence.ids[start:end]
+            positions += range(start, end)
+            first_page.append(len(pages))
+            pages += place.pages
+            if part.asks:
+                wanted += range(len(tokens) - (part.count if sequence.reports_prompt else 1), len(tokens))
+        counts = [part.count for part in parts]
+        found = self.steps.step(
+            StepWork(tokens=tokens, positions=positions, part_rows=counts, part_first_page=first_page, pages=pages, wanted=wanted)
+        )
+        results: list[Logits | None] = []
+        row = 0
+        for part in parts:
+            if part.asks:
+                rows = slice(row, row + (part.count if part.sequence.reports_prompt else 1))
+                row = rows.stop
+                results.append(Logits(values=found.logits[rows], likeliest=found.likeliest[rows], finite=found.finite[rows]))
+            else:
+                results.append(None)
+            if results[-1] is None or all(results[-1].finite):
+                self._learn(part)
+        return results
+
+    def _learn(self, part: Part) -> None:
+        """Pages that are full now can be found by who begins alike."""
+        sequence, place = part.sequence, part.sequence.place
+        for index in range(place.known, (sequence.computed + part.count) // PAGE):
+            place.key = following(place.key, sequence.ids[index * PAGE : (index + 1) * PAGE])
+            self.pages.know(place.key, place.pages[index])
+            place.known = index + 1
+
+    def forget(self, sequence: Sequence) -> None:
+        for page in sequence.place.pages:
+            self.pages.forget(page)
+
+    def rest(self) -> None:
+        return
+
+    def clear(self) -> None:
+        self.pages = Pages(self.pages.count, self.pages.kept)
+
+    def close(self) -> None:
+        self.steps.close()
