@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.engine import Piece
 from danlu.inference.model import Model
+from danlu.inference.request import Request
 from danlu.inference.sampling import Sampling
-from danlu.inference.scheduler import Request
 from danlu.inference.text import Token
 from danlu.server.errors import body_of
 from danlu.server.replies import CompletionShape, Words, usage
