@@ -22,7 +22,7 @@ NEW_TOKENS = 64
 
 def main() -> None:
     """Print one JSON object a batch size: tokens a second of each, and their ratio."""
-    with danlu.load(MODEL) as model:
+    with danlu.load(MODEL, precision="float32") as model:
         config = write_config(model.config)
         peer = LlamaForCausalLM(LlamaConfig(**{key: value for key, value in config.items() if key not in ("architectures", "model_type")}))
         peer.load_state_dict(FAMILY.names(model.config).to_foreign(dict(model.module.named_parameters()), model.config), strict=False)

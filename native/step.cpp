@@ -329,8 +329,9 @@ void Engine::step(const Model& model, const Step& step) {
 
 extern "C" {
 
-// Sizes of the structs as this library has them: Python checks its own against them.
+// Sizes of the structs as this library has them, and the number of its layouts: Python checks its own against them.
 void danlu_sizes(int32_t* sizes) {
+    sizes[4] = danlu::LAYOUT;
     sizes[0] = sizeof(danlu::Matrix), sizes[1] = sizeof(danlu::Layer), sizes[2] = sizeof(danlu::Model), sizes[3] = sizeof(danlu::Step);
 }
 void* danlu_open(int32_t threads) {

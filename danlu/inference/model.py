@@ -19,6 +19,7 @@ from danlu.inference.backends import choose_numbers, make_backend
 from danlu.inference.embedding import Embedder, Pooling, Text, read_pooling
 from danlu.inference.engine import Engine, Piece
 from danlu.inference.native import found as kernels
+from danlu.inference.packing import Precision
 from danlu.inference.request import Limits, Request
 from danlu.inference.sampling import Sampling, parameters, told
 from danlu.inference.table import can_walk
@@ -75,7 +76,8 @@ class Model:
         self.path, self.limits, self.closed = source.path, limits or Limits(), False
         self.precision, self.reason = choose_numbers(source, precision)
         self.source: Loaded | Opened = source
-        self._engine: Engine | None = None
+        self.exact: Precision = "float32" if precision == "auto" else self.precision  # what prompts' likelihoods are computed in
+        self._engines: dict[Precision, Engine] = {}
         self._making = threading.Lock()
         if isinstance(source, Opened) and not self._packs:
             self.source = source.filled()  # now, so that damage shows
@@ -108,22 +110,26 @@ class Model:
     @property
     def engine(self) -> Engine:
         """What answers requests. Raises: RequestError if the model is an encoder."""
+        return self._engine_in(self.precision)
+
+    def _engine_in(self, precision: Precision) -> Engine:
         self.check_generates()
         with self._making:
-            if self._engine is None:
+            if precision not in self._engines:
                 if self.closed:
                     raise RequestError(f"{self.name} was closed; load it again", code="engine_stopped")
-                backend = make_backend(self.source, self.limits, self.precision)
-                self._engine = Engine(backend, self.tokenizer, end_ids=tuple(end_ids(self.tokenizer)), limits=self.limits)
-                weakref.finalize(self, self._engine.close)
-            return self._engine
+                backend = make_backend(self.source, self.limits, precision)
+                made = Engine(backend, self.tokenizer, end_ids=tuple(end_ids(self.tokenizer)), limits=self.limits)
+                self._engines[precision] = made
+                weakref.finalize(self, made.close)
+            return self._engines[precision]
 
     def close(self) -> None:
         """Stop answering; what is unfinished gets an error."""
         with self._making:
             self.closed = True
-        if self._engine is not None:
-            self._engine.close()
+        for engine in self._engines.values():
+            engine.close()
 
     def generate(self, prompt: Prompt, **sampling: Any) -> Generation:
         """Answer a prompt (text or token ids); the keywords are the fields of Sampling."""
@@ -144,10 +150,14 @@ class Model:
         return Stream(self, chat_ids(self.tokenizer, messages), sampling_of({"max_tokens": None, **sampling}))
 
     def submit(self, ids: list[int], sampling: Sampling, deliver: Callable[[Piece | DanluError], None], owner: str = "") -> Request:
-        """Queue a prompt's ids; an encoder-decoder reads them and begins a text of its own."""
+        """Queue a prompt's ids; an encoder-decoder reads them and begins a text of its own.
+
+        Who asks how likely a prompt is measures, and gets float32's numbers, unless the model was loaded in others by name.
+        """
+        engine = self._engine_in(self.exact if sampling.prompt_logprobs else self.precision)
         if self.has_source:
-            return self.engine.submit([self.config.start_id], sampling, deliver, source=ids, owner=owner)
-        return self.engine.submit(ids, sampling, deliver, owner=owner)
+            return engine.submit([self.config.start_id], sampling, deliver, source=ids, owner=owner)
+        return engine.submit(ids, sampling, deliver, owner=owner)
 
     @property
     def has_source(self) -> bool:

@@ -25,6 +25,7 @@ BUILDS = {
     "avx2": ("avx2", "fma3"),
     "plain": (),
 }
+LAYOUT = 1  # of panels and pages, as native/model.h counts
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")  # in the order of native/model.h
 
 
@@ -96,9 +97,9 @@ def _open(file: Path) -> Any:
     library.danlu_close.restype, library.danlu_close.argtypes = None, [c_void_p]
     library.danlu_step.argtypes = [c_void_p, POINTER(CModel), POINTER(CStep)]
     library.danlu_multiply.argtypes = [POINTER(CMatrix), c_void_p, c_int32, c_void_p]
-    sizes = (c_int32 * 4)()
+    sizes = (c_int32 * 5)()
     library.danlu_sizes(sizes)
-    mine = [ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)]
+    mine = [*(ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)), LAYOUT]
     if list(sizes) != mine:
         raise ConfigError(f"{file.name} was built from another version of Danlu; build it again: pip install --force-reinstall danlu")
     return library

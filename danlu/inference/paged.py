@@ -17,6 +17,7 @@ from danlu.inference.table import Table
 from danlu.inference.twin import TwinSteps
 
 KEPT = 8  # a part of so many of the cache's pages may hold what nobody uses just now
+SMALL = 4_000_000  # bytes of weights up to which a second thread waits longer than it helps
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Paged:
         self.steps: Steps = (
             TwinSteps(table, self.cache)
             if build is None
-            else native.NativeSteps(table, self.cache, threads or torch.get_num_threads(), build[1])
+            else native.NativeSteps(table, self.cache, threads or (torch.get_num_threads() if table.num_bytes > SMALL else 1), build[1])
         )
 
     def fits(self, lengths: Several[int]) -> bool:
@@ -64,7 +65,8 @@ class Paged:
             key = following(key, sequence.ids[start : start + PAGE])
         sequence.place = Place(key, found, len(found))
         sequence.computed = len(found) * PAGE
-        sequence.request.known = max(sequence.request.known, min(sequence.computed, len(sequence.request.ids)))
+        if not sequence.request.sampled:  # not one that made room for others and comes back
+            sequence.request.known = sequence.computed
 
     def leave(self, sequence: Sequence) -> None:
         for page in sequence.place.pages:
