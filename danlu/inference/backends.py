@@ -31,10 +31,9 @@ def choose_numbers(model: Opened | Loaded, wish: str = "auto") -> tuple[Precisio
         raise ConfigError(f"--precision came as {wish!r}; expected auto, {', '.join(PRECISIONS)}")
     if not can_walk(model.config):
         if wish not in ("auto", "float32"):
-            raise ConfigError(
-                f"{model.name} answers in float32, being no decoder of a shape that the kernels know; leave --precision {wish} out"
-            )
-        return "float32", "it is no decoder of a shape that the kernels know"
+            what = f"{model.name}, of the family {model.family.name},"
+            raise ConfigError(f"{what} has no shape that the kernels know and answers in float32; leave --precision {wish} out")
+        return "float32", f"this shape of the family {model.family.name} is computed by its module"
     if wish != "auto":
         return wish, "as asked"  # type: ignore[return-value]
     if native.found() is None:
