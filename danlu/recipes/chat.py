@@ -16,7 +16,9 @@ LEAVING = ("/exit", "/quit")
 
 
 @spread(Sampling, temperature=DEFAULT_TEMPERATURE, max_tokens=1024)
-def chat(model: str, *, system: str | None = None, threads: int | None = None, **sampling: Any) -> list[dict[str, str]]:
+def chat(
+    model: str, *, system: str | None = None, precision: str = "auto", threads: int | None = None, **sampling: Any
+) -> list[dict[str, str]]:
     """Talk with a model, in its own chat template. /exit or Ctrl-D leaves; Ctrl-C stops an answer, and leaves when nothing runs.
 
     Parameters
@@ -25,6 +27,8 @@ def chat(model: str, *, system: str | None = None, threads: int | None = None, *
         A run, a Hugging Face folder, a .gguf file, a catalog name or hf:owner/name.
     system
         What the model is told before the conversation.
+    precision
+        The numbers that a decoder answers in: float32, bfloat16, int8, int4; auto: what the file has, or what is quick here.
     threads
         CPU threads to compute with; all cores unless given.
     """
@@ -32,7 +36,7 @@ def chat(model: str, *, system: str | None = None, threads: int | None = None, *
         raise ConfigError("n came as more than one; a chat goes on from one answer: leave --n out, or use danlu generate")
     set_threads(threads)
     messages = [{"role": "system", "content": system}] if system else []
-    with load(model) as loaded:
+    with load(model, precision=precision) as loaded:
         if loaded.tokenizer is None or loaded.tokenizer.chat_template is None:
             # No continuation in disguise: a base model answers a question with more questions, which looks like a broken chat.
             raise ConfigError(
