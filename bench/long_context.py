@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-NEW = 32
+NEW = 128
 THREADS = 2
 draw = random.Random(0)
 

@@ -27,7 +27,7 @@ def main(folder: Path, script: Path, turns: int) -> None:
     for _ in range(turns):
         danlu = [sys.executable, "-m", "danlu", "bench", "decode", MODEL, "--json"]
         note(figures, "danlu", run(danlu))
-        note(figures, "danlu", run([*danlu, "--batch", "8", "--context", str(LONG), "--tokens", "32", "--prompt", "0"]))
+        note(figures, "danlu", run([*danlu, "--batch", "8", "--context", str(LONG), "--tokens", "128", "--prompt", "0"]))
         for peer in PEERS:
             note(figures, peer, run([str(python), str(script), str(folder), peer]))
             note(figures, peer, run([str(python), str(here.with_name("long_context.py")), str(folder), peer, str(LONG), "8"]))
