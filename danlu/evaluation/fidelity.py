@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,12 +67,8 @@ def measure_fidelity(model: Opened | Loaded, ids: Sequence[int], precisions: Seq
             tokens=count,
             megabytes=backend.table.num_bytes / 1e6,
         )
-        for name, backend in _named(backends)
+        for name, backend in backends.items()
     ]
-
-
-def _named(backends: dict[Precision, Paged]) -> Iterator[tuple[Precision, Paged]]:
-    yield from backends.items()
 
 
 def _paged(model: Opened | Loaded, precision: Precision) -> Paged:

@@ -125,6 +125,8 @@ def quality(
         raise ConfigError(f"context and tokens came as {context} and {tokens}; expected at least 2, and 0 or more")
     try:
         content = text.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{text} is not here; --text takes a file of text") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{text} is not UTF-8 ({error}); convert it first") from None
     opened = open_model(model)

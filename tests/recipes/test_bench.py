@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from danlu.base.errors import ConfigError, RequestError
+from danlu.base.errors import ConfigError, DataError, RequestError
 from danlu.cli import main
 from danlu.evaluation.fidelity import measure_fidelity
 from danlu.inference.model import load
@@ -49,6 +49,11 @@ def test_what_cannot_be_measured_is_refused(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="encoder"):
         decode(str(write_encoder(tmp_path / "encoder", {"pooling_mode": "mean"})), batch=(1,))
     (tmp_path / "text.txt").write_text("The river")
+    with pytest.raises(DataError, match="is not here"):
+        quality(tiny, text=tmp_path / "nowhere.txt")
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ConfigError, match="0 tokens long"):
+        quality(tiny, text=tmp_path / "empty.txt")
     with pytest.raises(ConfigError, match="expected float32, bfloat16, int8, int4"):
         quality(tiny, text=tmp_path / "text.txt", precisions=("int3",))
 
