@@ -10,7 +10,6 @@ from tests.threads import one_thread
 
 from .tiny import write_tiny
 
-
 __all__ = ["one_thread"]
 
 
