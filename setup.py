@@ -1,5 +1,6 @@
 """Builds native/step.cpp for the instruction sets that this kind of processor may have. Without a compiler the install goes on."""
 
+import os
 import platform
 import sys
 
@@ -12,18 +13,19 @@ if platform.machine() in ("x86_64", "AMD64"):
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default", "-Wno-psabi"]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=[]
     if sys.platform == "win32"
     else [
         Extension(
             f"danlu.inference._step_{name}",
             ["native/step.cpp"],
-            depends=[f"native/{part}.h" for part in ("model", "vectors", "threads", "products", "attention")],
+            depends=[f"native/{part}.h" for part in ("model", "vectors", "avx512", "avx2", "plain", "threads", "products", "attention")],
             language="c++",
             extra_compile_args=[*COMMON, *flags],
             extra_link_args=["-pthread"],
             optional=True,
         )
         for name, flags in BUILDS.items()
-    ]
+    ],
 )

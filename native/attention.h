@@ -158,8 +158,12 @@ float weigh(const Pages& pages, int num_pages, int seen, float* row, float* scal
     Floats four[4] = {};
     for (int p = 0; p < num_pages; p++) {
         Floats weight = p < own ? exponential(load<Floats>(row + p * PAGE) - top) : Floats{};
-        if (p == own - 1)
-            for (int i = seen - p * PAGE; i < PAGE; i++) weight[i] = 0;
+        if (p == own - 1) {
+            float lanes[PAGE];
+            store(lanes, weight);
+            for (int i = seen - p * PAGE; i < PAGE; i++) lanes[i] = 0;
+            weight = load<Floats>(lanes);
+        }
         if constexpr (KIND == FLOAT32) store(row + p * PAGE, weight);
         if constexpr (KIND == BFLOAT16) weight = store_bfloats((uint16_t*)row + p * PAGE, weight);
         total += weight;

@@ -14,7 +14,8 @@ enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
 //   BFLOAT16  columns / 2 x 16 x 2 numbers
 //   INT8      groups, each 8 x 16 x 4 unsigned bytes, then 16 scales, then 16 minimums if there are any
 //   INT4      groups, each 4 x 16 x 4 bytes (low halves: columns 0 to 15 of the group, high halves: 16 to 31), scales, minimums as above
-// A group is 32 columns; a weight is scale * q + minimum, both float16. Columns are padded to 32, rows to 16, with zeros.
+// A group is 32 columns; a weight is scale * q + minimum, both float16. Columns are padded to 32, rows to 16, with zeros. In INT8 with
+// minimums q is at most 15: such weights had 4 bits before they were widened.
 struct Matrix {
     const uint8_t* panels;
     const float* bias;  // padded as the rows are, or null

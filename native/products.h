@@ -69,8 +69,18 @@ inline void put_row(const Rows& to, int row, const float* x, int count) {
     }
 }
 
+#if defined(DANLU_WIDE)
+constexpr int AT_ONCE = 16;  // rows whose sums stay in registers
+#else
+constexpr int AT_ONCE = 4;
+#endif
+
 template <int T>
-inline void tile_floats(const uint8_t* panel, const Matrix&, const Rows& x, int row, Floats* totals) {
+inline void tile_floats(const uint8_t* panel, const Matrix& m, const Rows& x, int row, Floats* totals) {
+    if constexpr (T > AT_ONCE) {
+        for (int t = 0; t < T; t += AT_ONCE) tile_floats<AT_ONCE>(panel, m, x, row + t, totals + t);
+        return;
+    }
     Floats total[T] = {};
     const float* from = (const float*)x.values + (size_t)row * x.columns;
     for (int k = 0; k < x.columns; k++) {
@@ -84,7 +94,11 @@ inline void tile_floats(const uint8_t* panel, const Matrix&, const Rows& x, int 
 }
 
 template <int T>
-inline void tile_bfloats(const uint8_t* panel, const Matrix&, const Rows& x, int row, Floats* totals) {
+inline void tile_bfloats(const uint8_t* panel, const Matrix& m, const Rows& x, int row, Floats* totals) {
+    if constexpr (T > AT_ONCE) {
+        for (int t = 0; t < T; t += AT_ONCE) tile_bfloats<AT_ONCE>(panel, m, x, row + t, totals + t);
+        return;
+    }
     Floats total[T] = {};
     const uint16_t* from = (const uint16_t*)x.values + (size_t)row * x.columns;
     for (int k = 0; k < x.columns; k += 2) {
@@ -96,6 +110,8 @@ inline void tile_bfloats(const uint8_t* panel, const Matrix&, const Rows& x, int
     UNROLLED
     for (int t = 0; t < T; t++) totals[t] = total[t];
 }
+
+#if defined(DANLU_WIDE)
 
 template <int T, int BITS, bool MINIMUMS>
 inline void tile_bytes(const uint8_t* panel, const Matrix&, const Rows& x, int row, Floats* totals) {
@@ -137,6 +153,46 @@ inline void tile_bytes(const uint8_t* panel, const Matrix&, const Rows& x, int r
     UNROLLED
     for (int t = 0; t < T; t++) totals[t] = total[t];
 }
+
+#else
+
+// With half the registers, or a quarter: 16 columns of weights are kept in them while the rows' sums come from memory and go back to it.
+template <int T, int BITS, bool MINIMUMS>
+inline void tile_bytes(const uint8_t* panel, const Matrix&, const Rows& x, int row, Floats* totals) {
+    constexpr int BYTES = BITS * 64, SIZE = BYTES + (MINIMUMS ? 64 : 32);  // as above
+    const int groups = x.groups();
+    const int8_t* bytes = (const int8_t*)x.values + (size_t)row * x.columns;
+    const float* fine = x.scales + (size_t)row * x.fine();
+    const int32_t* starts = x.starts + (size_t)row * x.fine();
+    const float* lows = x.lows + (size_t)row * groups;
+    for (int t = 0; t < T; t++) totals[t] = Floats{};
+    for (int g = 0; g < groups; g++, panel += SIZE) {
+        for (int line = 0; line < SIZE; line += 64) __builtin_prefetch(panel + AHEAD + line);
+        const auto* numbers = (const uint16_t*)(panel + BYTES);
+        const Floats scale = load_halves(numbers);
+        for (int half = 0; half < 2; half++) {
+            Ints w[4];
+            UNROLLED
+            for (int j = 0; j < 4; j++) {
+                if constexpr (BITS == 4) w[j] = (load<Ints>(panel + 64 * j) >> (4 * half)) & 0x0f0f0f0f;
+                else w[j] = load<Ints>(panel + 64 * (4 * half + j));
+            }
+            for (int t = 0; t < T; t++) {
+                const int8_t* a = bytes + t * x.columns + g * GROUP + half * FINE;
+                const int f = t * x.fine() + 2 * g + half, start = MINIMUMS ? 0 : starts[f];
+                // Weights of 8 bits with minimums were 4 bits once (native/model.h).
+                const Ints dots = BITS == 4 || MINIMUMS ? dot16_small(w, a, start) : dot16(w, a, start);
+                totals[t] = multiply_add(floats_of(dots), scale * all(fine[f]), totals[t]);
+            }
+        }
+        if constexpr (MINIMUMS) {
+            const Floats minimum = load_halves(numbers + LANES);
+            for (int t = 0; t < T; t++) totals[t] = multiply_add(minimum, all(lows[t * groups + g]), totals[t]);
+        }
+    }
+}
+
+#endif
 
 template <int T>
 inline void tile(const uint8_t* panel, const Matrix& m, const Rows& x, int row, Floats* totals) {
@@ -200,8 +256,10 @@ inline void read_row(const Matrix& m, int index, float* to, int count) {
     if (m.kind == FLOAT32 || m.kind == BFLOAT16) return;
     for (int g = 0; g < groups; g++, panel += size) {
         const auto* numbers = (const uint16_t*)(panel + bytes);
-        const float scale = load_halves(numbers)[lane];
-        const float minimum = m.minimums ? load_halves(numbers + LANES)[lane] : -(float)zero_point(m.kind) * scale;
+        float scales[LANES], minimums[LANES];
+        store(scales, load_halves(numbers));
+        if (m.minimums) store(minimums, load_halves(numbers + LANES));
+        const float scale = scales[lane], minimum = m.minimums ? minimums[lane] : -(float)zero_point(m.kind) * scale;
         for (int i = 0; i < GROUP && g * GROUP + i < count; i++) {
             const int quad = i / 4 % (m.kind == INT8 ? 8 : 4);
             int byte = panel[quad * 64 + lane * 4 + i % 4];

@@ -222,9 +222,10 @@ class Walk {
 
     void add(float* stream, int row, int panel, Floats y) {
         float* to = stream + (size_t)row * width + panel * LANES;
-        if ((panel + 1) * LANES <= width) store(to, load<Floats>(to) + y);
-        else
-            for (int i = 0; i < width - panel * LANES; i++) to[i] += y[i];
+        if ((panel + 1) * LANES <= width) return store(to, load<Floats>(to) + y);
+        float lanes[LANES];
+        store(lanes, y);
+        for (int i = 0; i < width - panel * LANES; i++) to[i] += lanes[i];
     }
 
     size_t page_size() const { return page_bytes(model.cache_kind, model.head_dim); }
