@@ -55,6 +55,7 @@ inline Ints dot16_small(const Ints* w, const int8_t* a, int32_t start) {
         const __m256i x = _mm256_set1_epi32(load<int32_t>(a + 4 * j));
         low = _mm256_add_epi16(low, _mm256_maddubs_epi16((__m256i)w[j].low, x));
         high = _mm256_add_epi16(high, _mm256_maddubs_epi16((__m256i)w[j].high, x));
+        asm("" : "+x"(low), "+x"(high));  // or compilers sum in another order, for which registers do not suffice
     }
     const __m256i ones = _mm256_set1_epi16(1);
     return Ints{(Int8)_mm256_madd_epi16(low, ones), (Int8)_mm256_madd_epi16(high, ones)} + all(start);
