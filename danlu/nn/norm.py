@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from danlu.base.errors import ConfigError
@@ -32,8 +34,36 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
         # A weight of another type than x would leave torch's fused kernel for four slow passes over x.
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The same with its gradient written out: torch derives it operation by operation, in two and a half times the time.
+
+    With n = x / sqrt(mean(x^2) + epsilon) and g the gradient of n * weight: that of x is (g weight - n mean(g weight n)) / sqrt(...).
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact).square_().div_(x.shape[-1])
+        # What overflows makes NaN, not zeros, so that it is seen.
+        scale = ((squares + epsilon).rsqrt_() + squares * 0).to(x.dtype)
+        normed = x * scale
+        context.save_for_backward(normed, scale, weight)
+        return normed * weight.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        normed, scale, weight = context.saved_tensors
+        by_normed = (gradient * normed).flatten(0, -2)
+        means = (by_normed @ weight.to(normed.dtype)).view(scale.shape) / normed.shape[-1]
+        of_x = (gradient * weight.to(normed.dtype)).addcmul_(normed, means, value=-1).mul_(scale)
+        return of_x, by_normed.sum(0, dtype=weight.dtype), None
 
 
 def make_norm(config: NormConfig, width: int) -> nn.Module:

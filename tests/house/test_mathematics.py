@@ -43,7 +43,7 @@ SLIPS = {
         ("self.down(self.activation(self.up(x)))", "self.activation(self.down(self.up(x)))"),
         ("self.activation(self.gate(x)) * self.up(x)", "self.gate(x) * self.activation(self.up(x))"),
     ],
-    "Normalisation": [("self.weight.to(x.dtype)", "None"), ('== "rms"', '!= "rms"')],
+    "Normalisation": [(".rsqrt_()", ".sqrt_()"), ("x * scale", "x / scale"), ('== "rms"', '!= "rms"')],
     "Residuals": [
         ("return x + added if", "return added if"),
         ("part(narrowed(norm(x))) if", "part(narrowed(x)) if"),
@@ -101,7 +101,7 @@ SLIPS = {
         ("betas=betas, fused=True)]", "betas=betas[::-1], fused=True)]"),
         ("AdamW(groups", "Adam(groups"),
     ],
-    "Muon": [("beta=B, alpha=C", "beta=C, alpha=B"), ("x, beta=A", "x, beta=B")],
+    "Muon": [("beta=b, alpha=c", "beta=c, alpha=b"), ("x, beta=a", "x, beta=b")],
     "The rate over a run": [("1 + math.cos", "1 - math.cos"), ("max(done, 1e-3) / config.warmup", "1.0"), ("- config.warmup)\n", ")\n")],
     "Temperature, top-k, top-p": [
         ("/ max(value", "* max(value"),

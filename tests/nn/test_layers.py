@@ -52,6 +52,26 @@ def test_norms_are_their_formulas(kind: str) -> None:
     np.testing.assert_allclose(norm(x).detach().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("numbers", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_gradients_of_rms_are_those_that_torch_derives(numbers: torch.dtype, bound: float, turned: bool) -> None:
+    torch.manual_seed(0)
+    norm = make_norm(NormConfig(kind="rms", epsilon=0.01), 16).to(torch.float64 if numbers == torch.float64 else torch.float32)
+    torch.nn.init.normal_(norm.weight)
+    x, gradient = (torch.randn(5, 3, 7, 16, dtype=torch.float64).to(numbers) for _ in range(2))
+    x[0, 0, 0] = 0
+    if turned:  # as heads come
+        x, gradient = x.transpose(1, 2), gradient.transpose(1, 2)
+    x.requires_grad_()
+    found = torch.autograd.grad(norm(x), (x, norm.weight), gradient)
+    exact, weight = x.detach().double().requires_grad_(), norm.weight.detach().double().requires_grad_()
+    formula = exact / (exact.square().mean(-1, keepdim=True) + 0.01).sqrt() * weight
+    for one, wanted in zip(found, torch.autograd.grad(formula, (exact, weight), gradient.double()), strict=True):
+        assert (one.double() - wanted).abs().max() <= bound * wanted.abs().max()
+    norm.weight.requires_grad_(False)  # as with adapters
+    assert torch.equal(torch.autograd.grad(norm(x), x, gradient)[0], found[0])
+
+
 def test_what_is_unknown_or_absurd_is_refused() -> None:
     with pytest.raises(ConfigError, match="'swish9'; expected one of gelu"):
         FeedForwardConfig(hidden_width=8, activation="swish9")

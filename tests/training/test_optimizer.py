@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from danlu.base.errors import ConfigError
+from danlu.training import muon as muon_module
 from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import TrainingConfig
-from danlu.training.muon import Muon
+from danlu.training.muon import Muon, orthogonal
 from danlu.training.optimizer import make_optimizers
 
 Numbers = NDArray[np.float64]
@@ -151,8 +152,9 @@ def test_what_is_no_optimizer_is_refused(changes: dict[str, Any], says: str) -> 
 
 
 @pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
-def test_muon_is_that_of_torch(numbers: torch.dtype) -> None:
-    """torch's computes in bfloat16 always, one matrix after the other."""
+def test_muon_is_that_of_torch(numbers: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's computes in bfloat16 always, one matrix after the other, with one polynomial five times."""
+    monkeypatch.setattr(muon_module, "POLYNOMIALS", ((3.4445, -4.7750, 2.0315),) * 5)
     torch.manual_seed(0)
     shapes = [(6, 6), (6, 16), (16, 6), (6, 6), (6, 16)]
     own, theirs = ([nn.Parameter(torch.randn(shape)) for shape in shapes] for _ in range(2))
@@ -167,3 +169,16 @@ def test_muon_is_that_of_torch(numbers: torch.dtype) -> None:
         torchs.step()
     apart = max(float((one - other).detach().abs().max()) for one, other in zip(own, theirs, strict=True))
     assert apart < (1e-6 if numbers == torch.bfloat16 else 0.02)
+
+
+@pytest.mark.parametrize(("shape", "numbers"), [((24, 40), torch.float32), ((40, 24), torch.float32), ((32, 32), torch.bfloat16)])
+def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int], numbers: torch.dtype) -> None:
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    values = torch.logspace(-2.2, 0, min(shape)).expand(3, -1)  # of the norm that they are divided by, no less than 0.003
+    found = orthogonal((u * values[:, None] @ v).to(numbers)).float()
+    inner = u.mT @ found @ v.mT
+    slack = 0.0 if numbers == torch.float32 else 0.05
+    kept = inner.diagonal(dim1=1, dim2=2)
+    assert 0.79 - slack < kept.min() and kept.max() < 1.21 + slack
+    assert (inner - torch.diag_embed(kept)).abs().max() < (1e-4 if numbers == torch.float32 else 0.05)
