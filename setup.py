@@ -18,7 +18,7 @@ setup(
     if sys.platform == "win32"
     else [
         Extension(
-            f"danlu.inference._step_{name}",
+            f"danlu.kernels._step_{name}",
             ["native/step.cpp"],
             depends=[f"native/{part}.h" for part in ("model", "vectors", "avx512", "avx2", "plain", "threads", "products", "attention")],
             language="c++",

@@ -1,4 +1,4 @@
-// What Python hands over: a model as a table of layers, and one step's work. inference/native.py mirrors these structs field by field.
+// What Python hands over: a model as a table of layers, and one step's work. kernels/native.py mirrors these structs field by field.
 #pragma once
 #include <cstdint>
 

@@ -10,10 +10,10 @@ import torch
 
 from danlu.base.errors import ConfigError
 from danlu.inference.backends import make_backend
-from danlu.inference.packing import Precision
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits
-from danlu.inference.steps import PAGE, StepWork
+from danlu.kernels.packing import Precision
+from danlu.kernels.steps import PAGE, StepWork
 from danlu.models.loading import Loaded, Opened
 
 WINDOW = 512  # tokens that are read together, each with those before it in its window

@@ -9,13 +9,13 @@ import torch
 
 from danlu.base.errors import ConfigError
 from danlu.base.memory import give_back
-from danlu.inference import native
 from danlu.inference.backend import Backend
-from danlu.inference.packing import PRECISIONS, Precision, Quantised, from_gguf, widened
 from danlu.inference.padded import Padded
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits
-from danlu.inference.table import Weight, can_walk, make_table, weights_of
+from danlu.kernels import native
+from danlu.kernels.packing import PRECISIONS, Precision, Quantised, from_gguf, widened
+from danlu.kernels.table import Weight, can_walk, make_table, weights_of
 from danlu.models.loading import Loaded, Opened
 
 LARGE = 20_000_000  # weights from which 8 bits are worth it: below, products are not what a step waits for

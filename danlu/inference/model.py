@@ -18,14 +18,14 @@ from danlu.base.errors import DanluError, RequestError
 from danlu.inference.backends import choose_numbers, make_backend
 from danlu.inference.embedding import Embedder, Pooling, Text, read_pooling
 from danlu.inference.engine import Engine, Piece
-from danlu.inference.native import found as kernels
-from danlu.inference.packing import Precision
 from danlu.inference.request import Limits, Request
 from danlu.inference.sampling import Sampling, parameters, told
-from danlu.inference.table import can_walk
 from danlu.inference.text import Token
 from danlu.inference.token_inputs import read_ids
 from danlu.inputs.conversation import chat_ids, end_ids
+from danlu.kernels.native import found as kernels
+from danlu.kernels.packing import Precision
+from danlu.kernels.table import can_walk
 from danlu.models.loading import Loaded, Opened, open_model
 from danlu.nn.fused import fused
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from danlu.inference import native
 from danlu.inference.backend import Logits, Part
 from danlu.inference.pages import Pages, beginning, following
 from danlu.inference.request import Limits, Sequence
-from danlu.inference.steps import CACHES, PAGE, Steps, StepWork, page_bytes
-from danlu.inference.table import Table
-from danlu.inference.twin import TwinSteps
+from danlu.kernels import native
+from danlu.kernels.steps import CACHES, PAGE, Steps, StepWork, page_bytes
+from danlu.kernels.table import Table
+from danlu.kernels.twin import TwinSteps
 
 KEPT = 8  # a part of so many of the cache's pages may hold what nobody uses just now
 SMALL = 4_000_000  # bytes of weights up to which a second thread waits longer than it helps

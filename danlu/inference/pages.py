@@ -7,7 +7,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from danlu.inference.steps import PAGE
+from danlu.kernels.steps import PAGE
 
 
 def beginning(owner: str) -> bytes:

@@ -13,8 +13,8 @@ from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError, DataError
 from danlu.evaluation.fidelity import WINDOW, Fidelity, measure_fidelity
 from danlu.inference.model import load
-from danlu.inference.packing import PRECISIONS
 from danlu.inference.speed import Meter, Speed
+from danlu.kernels.packing import PRECISIONS
 from danlu.models.loading import open_model
 
 app = App(name="bench", help="How fast a model answers on this machine, and what it costs in quality.")

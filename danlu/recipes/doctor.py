@@ -35,7 +35,7 @@ FEATURES = {"AVX2": "avx2", "AVX-512": "avx512_f", "VNNI": "avx512_vnni", "bf16"
 PROBE = """
 import json, torch
 from danlu.base.device import choose_device, choose_precision
-from danlu.inference import native
+from danlu.kernels import native
 print(json.dumps({
     "version": torch.__version__,
     "threads": torch.get_num_threads(),

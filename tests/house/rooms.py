@@ -13,7 +13,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 START, END = "<!-- rooms -->", "<!-- end of rooms -->"
-FLOORS = ("cli", "recipes", "server", "reports", "compression", "insight", "training", "evaluation", "tasks", "inference", "data", "models")
+FLOORS = (
+    "cli",
+    "recipes",
+    "server",
+    "reports",
+    "compression",
+    "insight",
+    "training",
+    "evaluation",
+    "tasks",
+    "inference",
+    "kernels",
+    "data",
+    "models",
+)
 FLOORS += ("nn", "inputs", "metrics", "security", "base")
 LINE = re.compile(r"^( *)(\S+)(?: +(\S.*))?$")
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from danlu.base.errors import DanluError
-from danlu.inference import native
 from danlu.inference.backends import paged
 from danlu.inference.engine import Engine, Piece
-from danlu.inference.packing import Precision
 from danlu.inference.padded import Padded
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits, Request
 from danlu.inference.sampling import Sampling
 from danlu.inference.text import Token
-from danlu.inference.twin import TwinSteps
+from danlu.kernels import native
+from danlu.kernels.packing import Precision
+from danlu.kernels.twin import TwinSteps
 
 BACKENDS = ["module", "kernels", "twin"]
 

@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError, ConfigError, DanluError
-from danlu.inference import backends, native
+from danlu.inference import backends
 from danlu.inference.backends import choose_numbers, make_backend
 from danlu.inference.engine import Engine
 from danlu.inference.model import load
-from danlu.inference.packing import PRECISIONS, Packed, Precision, unpacked
 from danlu.inference.padded import Padded
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits
-from danlu.inference.table import Table, can_walk
-from danlu.inference.twin import TwinSteps
+from danlu.kernels import native
+from danlu.kernels.packing import PRECISIONS, Packed, Precision, unpacked
+from danlu.kernels.table import Table, can_walk
+from danlu.kernels.twin import TwinSteps
 from danlu.models.loading import Loaded, Opened, families, load_model, open_model
 from tests.models.gguf_files import write_gguf
 from tests.models.shapes import make_foreign, write_foreign

@@ -17,7 +17,7 @@ from danlu.inference.engine import Engine
 from danlu.inference.padded import Padded
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits
-from danlu.inference.steps import PAGE, Found, Steps, StepWork
+from danlu.kernels.steps import PAGE, Found, Steps, StepWork
 from danlu.models.base import Inputs
 from danlu.models.gpt import GPT
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from danlu.base.errors import RequestError
-from danlu.inference import native
 from danlu.inference.backend import Logits, Part
 from danlu.inference.engine import Engine
-from danlu.inference.packing import PRECISIONS, Precision
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits
-from danlu.inference.steps import PAGE
+from danlu.kernels import native
+from danlu.kernels.packing import PRECISIONS, Precision
+from danlu.kernels.steps import PAGE
 from danlu.models.gpt import GPT
 
 from .asking import Asked, backend_of

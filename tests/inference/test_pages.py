@@ -5,7 +5,7 @@ import random
 import pytest
 
 from danlu.inference.pages import Pages, beginning, following
-from danlu.inference.steps import PAGE
+from danlu.kernels.steps import PAGE
 
 
 def text(length: int, seed: int = 0) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 
 from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
-from danlu.inference import native
+from danlu.kernels import native
 from danlu.recipes.doctor import doctor
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danlu.inference.packing import GROUP, Packed, Precision, unpacked
-from danlu.inference.steps import CACHES, PAGE, WIDTHS, Found, Steps, StepWork, key_bytes
-from danlu.inference.table import Norm, Table
+from danlu.kernels.packing import GROUP, Packed, Precision, unpacked
+from danlu.kernels.steps import CACHES, PAGE, WIDTHS, Found, Steps, StepWork, key_bytes
+from danlu.kernels.table import Norm, Table
 from danlu.nn.feedforward import ACTIVATIONS
 
 FINE = 16  # columns that share an activation's scale

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
-from danlu.inference.packing import (
+from danlu.kernels.packing import (
     GROUP,
     LANES,
     PRECISIONS,
@@ -160,7 +160,7 @@ def test_four_bits_come_nearer_than_the_plain_ways(make: Callable[..., Tensor]) 
 def test_rows_are_quantised_alike_alone_and_together(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = matrix(37, 70)
     whole = quantise(weight, precision)
-    monkeypatch.setattr("danlu.inference.packing.AT_ONCE", 200)
+    monkeypatch.setattr("danlu.kernels.packing.AT_ONCE", 200)
     assert torch.equal(quantise(weight, precision).dequantised(), whole.dequantised())
     assert torch.equal(quantise(weight[36:], precision).dequantised(), whole.dequantised()[36:])
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import ConfigError
-from danlu.inference.packing import PRECISIONS, Packed
-from danlu.inference.steps import CACHES, Found, Steps, StepWork
-from danlu.inference.table import Layer, Norm, Table
+from danlu.kernels.packing import PRECISIONS, Packed
+from danlu.kernels.steps import CACHES, Found, Steps, StepWork
+from danlu.kernels.table import Layer, Norm, Table
 
 # Builds of one source, the fastest first, with what torch calls the instructions that each needs.
 BUILDS = {

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import ConfigError
-from danlu.inference import native
-from danlu.inference.packing import PRECISIONS, Packed, Precision, Quantised, pack, paired, quantise, stacked, unpacked, widened
-from danlu.inference.twin import product
+from danlu.kernels import native
+from danlu.kernels.packing import PRECISIONS, Packed, Precision, Quantised, pack, paired, quantise, stacked, unpacked, widened
+from danlu.kernels.twin import product
 from tests.models.shapes import distance
 
 from .stepping import LLAMA, SHAPES, by_module, decoder, prompts_of, read, readers_of, step, steps_of, table_of

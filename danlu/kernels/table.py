@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from danlu.base.device import lone_threads
-from danlu.inference.packing import Packed, Precision, Quantised, pack, paired, stacked
+from danlu.kernels.packing import Packed, Precision, Quantised, pack, paired, stacked
 from danlu.models.gpt import GPTConfig
 from danlu.nn.position import Rotary
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from danlu.inference.packing import Precision
+from danlu.kernels.packing import Precision
 
 PAGE = 16  # positions
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.inference import native
-from danlu.inference.packing import Precision
 from danlu.inference.paged import Paged
 from danlu.inference.request import Limits
-from danlu.inference.steps import PAGE, Found, Steps, StepWork
-from danlu.inference.table import Table, make_table, weights_of
-from danlu.inference.twin import TwinSteps
+from danlu.kernels import native
+from danlu.kernels.packing import Precision
+from danlu.kernels.steps import PAGE, Found, Steps, StepWork
+from danlu.kernels.table import Table, make_table, weights_of
+from danlu.kernels.twin import TwinSteps
 from danlu.models.base import Inputs
 from danlu.models.gpt import GPT, GPTConfig
 from danlu.nn.attention import AttentionConfig
