@@ -47,12 +47,16 @@ def measure_text(
     precision: Precision = "float32",
     context_length: int | None = None,
     show: bool = True,
+    share: float = 1.0,
 ) -> TextLoss:
     """Foretell every token of a stream once, in windows of the context that do not overlap.
 
-    pieces are consecutive token arrays; the first token is foretold from start_id.
+    pieces are consecutive token arrays; the first token is foretold from start_id. Of the windows a `share` is measured, spread evenly;
+    bytes are then those of all, times the share of tokens.
     Raises: DataError if there is no token.
     """
+    pieces = list(pieces) if share < 1 else pieces
+    tokens_in_all = sum(map(len, pieces)) if isinstance(pieces, list) else 0
     began = time.perf_counter()
     device = next(module.parameters()).device
     config: Any = module.config
@@ -62,7 +66,7 @@ def measure_text(
     sums: list[float] = []
     counts: list[int] = []
     with torch.inference_mode(), progress("evaluating", unit="tokens") if show else _silent() as meter:
-        for tokens, targets in _windows(pieces, start_id, context):
+        for tokens, targets in _windows(pieces, start_id, context) if share >= 1 else _spread(_windows(pieces, start_id, context), share):
             tokens, targets = tokens.to(device), targets.to(device)
             with computing_in(precision, device):
                 hidden = module(Inputs(tokens=tokens))
@@ -73,6 +77,8 @@ def measure_text(
     if not sum(counts):
         raise DataError("the text to evaluate on has no tokens; expected at least one character")
     nats, total = math.fsum(sums), sum(counts)
+    if share < 1:
+        num_bytes = round(num_bytes * total / tokens_in_all)
     bits = nats / math.log(2) / max(num_bytes, 1)
     spread = np.std(np.array(sums) / np.array(counts), ddof=1) / math.sqrt(len(sums)) if len(sums) > 1 else 0.0
     return TextLoss(
@@ -107,6 +113,22 @@ def _windows(pieces: Iterable[NDArray[Any]], start_id: int, context: int) -> Ite
         tokens[: len(left) - 1] = torch.from_numpy(left[:-1])
         targets[: len(left) - 1] = torch.from_numpy(left[1:])
         yield tokens.view(rows, context), targets.view(rows, context)
+
+
+def _spread(windows: Iterable[tuple[Tensor, Tensor]], share: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of every 1 / share rows the first; at least one in all, and at most ROWS at once."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    row = 0
+    for tokens, targets in windows:
+        for one in zip(tokens, targets, strict=True):
+            if row == 0 or int(row * share) > int((row - 1) * share):
+                kept.append(one)
+            row += 1
+        if len(kept) >= ROWS:
+            yield torch.stack([one for one, _ in kept[:ROWS]]), torch.stack([one for _, one in kept[:ROWS]])
+            kept = kept[ROWS:]
+    if kept:
+        yield torch.stack([one for one, _ in kept]), torch.stack([one for _, one in kept])
 
 
 class _silent:

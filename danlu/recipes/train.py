@@ -41,6 +41,9 @@ from danlu.training.watch import Watch
 
 OPTIONS = tuple(field.name for field in fields(Options))
 EXTENT = ("steps", "budget", "epochs")
+VALIDATION = 0.1  # of a budget: as long the last look at a text that was held out may take, on top
+BACK_AND_FORTH = 3  # passes forward that a step of training costs as much as
+LEAST_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class Trained:
     val_loss_nats: float | None
     val_bits_per_byte: float | None
     val_accuracy: float | None
+    val_tokens: int | None
     sample: str
     parameters: int
     precision: str
@@ -226,7 +230,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         with session.profile or nullcontext():
             session.go(checkpoint_every, stopped)
         trained_seconds = progress.seconds - first.seconds
-        measured = _validate(loaded, lesson, config, progress) if team.leads else {}
+        measured = _validate(loaded, lesson, config, progress, extent) if team.leads else {}
         if measured:
             found = {name: value for name, value in measured.items() if name.startswith("val_")}
             run.log(kind="evaluation", step=session.final_step, final=True, **found)
@@ -244,12 +248,13 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             val_loss_nats=measured.get("val_loss_nats"),
             val_bits_per_byte=measured.get("val_bits_per_byte"),
             val_accuracy=measured.get("val_accuracy"),
+            val_tokens=measured.get("val_tokens"),
             sample=session.sample() if team.leads else "",
             parameters=parameters,
             precision=progress.precision,
         )
         if team.leads:
-            _tell(result, watch)
+            _tell(result, watch, measured.get("tokens_in_all"))
     return result
 
 
@@ -273,15 +278,20 @@ def _same_run(run: Run, settings: dict[str, Any]) -> Run:
     return run
 
 
-def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: Progress) -> dict[str, Any]:
-    """How good the model is on what was held out; nothing if nothing was."""
+def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: Progress, extent: Extent) -> dict[str, Any]:
+    """How good the model is on what was held out; nothing if nothing was. Of a long text a part, where all would outlast the budget."""
     if lesson.texts and loaded.family.pretraining == "next-token":
         pieces = [shard for text in lesson.texts for shard in text.split("validation")]
         size, separator = sum(text.bytes("validation") for text in lesson.texts), lesson.texts[0].separator_id
         if not any(len(piece) for piece in pieces):
             return {}
-        found = measure_text(loaded.module, pieces, size, separator, progress.precision, config.context_length, show=False)
-        return {"split": "validation", **asdict(found), "val_loss_nats": found.loss_nats, "val_bits_per_byte": found.bits_per_byte}
+        share, tokens = 1.0, sum(map(len, pieces))
+        if extent.seconds is not None and progress.seconds:
+            foretold = BACK_AND_FORTH * progress.tokens / progress.seconds  # in a second
+            share = min(1.0, max(VALIDATION * extent.seconds * foretold, LEAST_TOKENS) / tokens)
+        found = measure_text(loaded.module, pieces, size, separator, progress.precision, config.context_length, show=False, share=share)
+        measured = {"val_loss_nats": found.loss_nats, "val_bits_per_byte": found.bits_per_byte, "val_tokens": found.tokens}
+        return {"split": "validation", "tokens_in_all": tokens, **asdict(found), **measured}
     if lesson.held_out is None:
         return {}
     device = next(loaded.module.parameters()).device
@@ -305,10 +315,12 @@ def _manifest(
     }
 
 
-def _tell(result: Trained, watch: Watch) -> None:
+def _tell(result: Trained, watch: Watch, held_out_tokens: int | None) -> None:
     held_out = ""
     if result.val_bits_per_byte is not None:
         held_out = f", validation {result.val_bits_per_byte:.3f} bits per byte"
+        if result.val_tokens != held_out_tokens:
+            held_out += f" (on {result.val_tokens:,} of {held_out_tokens:,} tokens)"
     elif result.val_loss_nats is not None:
         held_out = f", validation loss {result.val_loss_nats:.3f}"
     if result.val_accuracy is not None:

@@ -54,6 +54,19 @@ def test_how_the_stream_is_cut_changes_nothing(module: GPT) -> None:
     assert module.training is False
 
 
+def test_a_share_of_windows_is_spread_and_counts_for_its_bytes(module: GPT) -> None:
+    [tokens] = [np.concatenate(_pieces(40 * CONTEXT))]
+    part = measure_text(module, [tokens[:300], tokens[300:]], 80 * CONTEXT, start_id=7, show=False, share=0.25)
+    assert part.tokens == 10 * CONTEXT and part.bytes == 20 * CONTEXT
+    nats = []
+    for begin in range(0, 40 * CONTEXT, 4 * CONTEXT):
+        before = int(tokens[begin - 1]) if begin else 7
+        nats.append(measure_text(module, [tokens[begin : begin + CONTEXT]], 1, start_id=before, show=False).loss_nats)
+    assert part.loss_nats == pytest.approx(sum(nats) / 10, rel=1e-5)
+    assert part.bits_per_byte == pytest.approx(sum(nats) / 10 / math.log(2) / 2, rel=1e-5)
+    assert measure_text(module, [tokens], 80 * CONTEXT, start_id=0, show=False, share=1e-9).tokens == CONTEXT  # never nothing
+
+
 def test_nothing_to_measure(module: GPT) -> None:
     with pytest.raises(DataError, match="no tokens"):
         measure_text(module, [], 0, start_id=0, show=False)
