@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
+from math import prod
 
-import numpy as np
 import torch
 
+from danlu.base.memory import zeros
 from danlu.inference.backend import Logits, Part
 from danlu.inference.pages import Pages, beginning, following
 from danlu.inference.request import Limits, Sequence
@@ -45,8 +46,8 @@ class Paged:
         count = max(1, min(limits.cache_bytes // bytes_of_page, most_useful))
         self.pages = Pages(count, count // KEPT)
         self.context_length = min(config.context_length, count * PAGE)
-        # numpy's zeros, not torch's, which would touch all of it at once.
-        self.cache = torch.from_numpy(np.zeros((config.num_layers, config.num_kv_heads, count, bytes_of_head), np.uint8))
+        shape = (config.num_layers, config.num_kv_heads, count, bytes_of_head)
+        self.cache = zeros(prod(shape), huge=False).view(shape)  # in huge pages a first token would take one for each layer and head
         build = native.found()
         self.steps: Steps = (
             TwinSteps(table, self.cache)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from danlu.base.device import lone_threads
+from danlu.base.memory import zeros
 from danlu.kernels.packing import Packed, Precision, Quantised, pack, paired, stacked
 from danlu.models.gpt import GPTConfig
 from danlu.nn.position import Rotary
 
 LANES = 16
+ALIGNED = 64  # bytes
 
 Weight = Callable[[str], Tensor | Quantised | None]  # an own parameter's name to its numbers; None if the model has none of that name
 
@@ -110,23 +112,50 @@ def make_table(config: GPTConfig, weight: Weight, precision: Precision) -> Table
         )
 
     with lone_threads() as threads:  # which do not wait for each other at the end of every small operation
-        layers = tuple(threads.map(layer, [f"blocks.{i}" for i in range(config.num_layers)]))
+        layers = list(threads.map(layer, [f"blocks.{i}" for i in range(config.num_layers)]))
     scores: Precision = "int8" if precision == "int4" else precision
     embedding = matrix("embedding", scores)
+    head = embedding if config.tied else matrix("head", scores)
+    embedding, head = _side_by_side(layers, embedding, head)
     rotary = None if config.rotary is None else Rotary(config.rotary, config.head_dim, config.context_length)
     half = config.head_dim // 2
     positions = weight("position.weight")
     return Table(
         config=config,
         precision=precision,
-        layers=layers,
+        layers=tuple(layers),
         norm=needed("norm"),
         embedding=embedding,
-        head=embedding if config.tied else matrix("head", scores),
+        head=head,
         cosines=None if rotary is None else rotary.cosines[:, :half].contiguous(),
         sines=None if rotary is None else rotary.sines[:, :half].contiguous(),
         positions=None if positions is None else _plain(positions),
     )
+
+
+def _side_by_side(layers: list[Layer], embedding: Packed, head: Packed) -> tuple[Packed, Packed]:
+    """Move all matrices into one stretch of huge pages, in the order in which a step reads them; each is freed when it has been moved."""
+    matrices = [one for layer in layers for one in (layer.query_key_value, layer.output, layer.up, layer.down)]
+    matrices += [head] if embedding is head else [head, embedding]
+    room, begin = zeros(sum(one.num_bytes + -one.num_bytes % ALIGNED for one in matrices), huge=True), 0
+    del matrices
+
+    def moved(matrix: Packed) -> Packed:
+        nonlocal begin
+        place = room[begin : begin + matrix.num_bytes].view(matrix.panels.shape)
+        begin += matrix.num_bytes + -matrix.num_bytes % ALIGNED
+        return replace(matrix, panels=place.copy_(matrix.panels))
+
+    for number, layer in enumerate(layers):
+        layers[number] = replace(
+            layer,
+            query_key_value=moved(layer.query_key_value),
+            output=moved(layer.output),
+            up=moved(layer.up),
+            down=moved(layer.down),
+        )
+    last = moved(head)
+    return (last if embedding is head else moved(embedding)), last
 
 
 def weights_of(module: torch.nn.Module) -> Weight:
