@@ -3,7 +3,7 @@
 python -m bench [NAME ...]
 
 Apart, since they want something: bench.finetune (files of reviews), bench.baselines (the tasks' data, which it fetches), bench.lm_eval
-(an environment that holds lm-eval), nanoGPT in bench.loss_in_time (a clone of it).
+(an environment that holds lm-eval), bench.peers and bench.four_bits (other engines), nanoGPT in bench.loss_in_time (a clone of it).
 """
 
 from __future__ import annotations
@@ -11,7 +11,20 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("prepare", "train", "steps", "loss_in_time", "masked", "checkpoint", "load", "serve", "embed", "evaluate", "start")
+SCRIPTS = (
+    "prepare",
+    "train",
+    "steps",
+    "two_minutes",
+    "loss_in_time",
+    "masked",
+    "checkpoint",
+    "load",
+    "serve",
+    "embed",
+    "evaluate",
+    "start",
+)
 
 
 def main() -> int:
