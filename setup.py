@@ -34,9 +34,7 @@ setup(
         Extension(
             f"danlu.kernels._step_{name}",
             ["native/step.cpp"],
-            depends=[
-                f"native/{part}.h" for part in ("model", "vectors", "avx512", "avx2", "plain", "two", "threads", "products", "attention")
-            ],
+            depends=[f"native/{part}.h" for part in HEADERS],
             language="c++",
             extra_compile_args=[*COMMON, *flags],
             extra_link_args=["-pthread"],
