@@ -118,8 +118,8 @@ class Model:
             if precision not in self._engines:
                 if self.closed:
                     raise RequestError(f"{self.name} was closed; load it again", code="engine_stopped")
-                backend = make_backend(self.source, self.limits, precision)
-                made = Engine(backend, self.tokenizer, end_ids=tuple(end_ids(self.tokenizer)), limits=self.limits)
+                ends = tuple(end_ids(self.tokenizer))  # first: what a tokenizer leaves behind is given back with what packing does
+                made = Engine(make_backend(self.source, self.limits, precision), self.tokenizer, end_ids=ends, limits=self.limits)
                 self._engines[precision] = made
                 weakref.finalize(self, made.close)
             return self._engines[precision]
