@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import gc
+
+import psutil
+import pytest
+import torch
+
+from danlu.base.memory import memory, zeros
+
+MB = 2**20
+
+
+def test_there_is_no_more_to_be_had_than_there_is() -> None:
+    free, whole = memory()
+    assert 0 <= free <= whole and whole > 100 * MB
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_memory_is_taken_as_it_is_written_to_and_goes_with_its_last_tensor(huge: bool) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    room = zeros(256 * MB, huge)
+    assert room.dtype == torch.uint8 and room.shape == (256 * MB,)
+    assert process.memory_info().rss - before < 32 * MB
+    part = room[64 * MB : 128 * MB].view(torch.float32)
+    assert not part[:1000].any()
+    part.fill_(1.5)
+    assert 60 * MB < process.memory_info().rss - before < 100 * MB
+    del room
+    assert part[-1] == 1.5
+    del part
+    gc.collect()
+    assert process.memory_info().rss - before < 32 * MB
+
+
+def test_nothing_is_a_size_too() -> None:
+    assert zeros(0, huge=True).shape == (0,)
