@@ -7,10 +7,12 @@ import mmap
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GROUP = Path("/sys/fs/cgroup")  # a container may allow less than the machine has
 
@@ -32,6 +34,8 @@ def zeros(size: int, huge: bool) -> Tensor:
 
     In the system's huge pages, where it has them, for what is written whole and read again and again: fewer addresses to look up.
     """
+    import torch  # late: who only asks how much memory there is, as doctor does, may have none that works
+
     if sys.platform == "win32":
         return torch.zeros(size, dtype=torch.uint8)
     room = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
