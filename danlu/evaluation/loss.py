@@ -55,8 +55,10 @@ def measure_text(
     bytes are then those of all, times the share of tokens.
     Raises: DataError if there is no token.
     """
-    pieces = list(pieces) if share < 1 else pieces
-    tokens_in_all = sum(map(len, pieces)) if isinstance(pieces, list) else 0
+    tokens_in_all = 0
+    if share < 1:
+        pieces = list(pieces)
+        tokens_in_all = sum(map(len, pieces))
     began = time.perf_counter()
     device = next(module.parameters()).device
     config: Any = module.config
