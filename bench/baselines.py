@@ -10,10 +10,10 @@ import sys
 import time
 
 from danlu.data.answers import Answer
-from danlu.evaluation.baselines import baseline
-from danlu.evaluation.kinds import scores_for
+from danlu.evaluation.answerers.baselines import baseline
+from danlu.evaluation.answerers.word_features import Words
 from danlu.evaluation.samples import expected_of
-from danlu.evaluation.word_features import Words
+from danlu.evaluation.scores.kinds import scores_for
 from danlu.tasks.loading import find_task, tasks
 from danlu.tasks.parts import read_part
 

@@ -23,8 +23,8 @@ import psutil
 from danlu.data.answers import Answer, Refused
 from danlu.data.examples import ClassifyExample, Example, Placed
 from danlu.evaluation.comparing import read_scored
-from danlu.evaluation.figures import bootstrap
 from danlu.evaluation.measure import measure
+from danlu.evaluation.scores.figures import bootstrap
 from danlu.tasks.base import Task
 
 ROWS = (10_000, 100_000)

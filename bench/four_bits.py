@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from danlu.evaluation.fidelity import WINDOW, measure_fidelity
+from danlu.evaluation.perplexity.fidelity import WINDOW, measure_fidelity
 from danlu.models.loading import load_model, open_model, save_gguf
 
 TOKENS = 16_384

@@ -56,7 +56,7 @@ def main() -> None:
     import torch
 
     import danlu
-    from danlu.evaluation.prompting import behind
+    from danlu.evaluation.answerers.prompting import behind
     from danlu.inference.likelihood import Likelihoods
     from danlu.recipes.export import export
     from danlu.tasks.loading import find_task

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+OUTSIDE = "O"  # the tag of a token that belongs to no name
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Answer:

@@ -18,7 +18,7 @@ from danlu.data.examples import Example, SetAside, stream_rows
 from danlu.data.fields import Row, kind_of, parse
 from danlu.data.rows import BadRow
 from danlu.data.unanswered import without_answer
-from danlu.evaluation.answering import Answerer
+from danlu.evaluation.answerers.base import Answerer
 from danlu.tasks.base import Task
 
 

@@ -10,7 +10,7 @@ from danlu.data.answers import Answer, Refused
 from danlu.data.examples import Example
 from danlu.data.rows import BadRow
 from danlu.data.unanswered import without_answer
-from danlu.evaluation.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.choosing import Asking, answerer_of
 from danlu.tasks.loading import find_task
 
 

@@ -11,9 +11,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from danlu.data.examples import Placed, SetAside, likeness_key
-from danlu.evaluation.figures import Column
 from danlu.evaluation.samples import expected_of, given_of, sample_key, text_of
-from danlu.evaluation.texts import is_chinese
+from danlu.evaluation.scores.figures import Column
+from danlu.evaluation.scores.texts import is_chinese
 
 NAMED = 20  # rows of each sort that are named
 DECIDED = ("classify", "regress", "label", "choice")  # kinds whose same input should have the same answer

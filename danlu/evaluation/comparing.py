@@ -18,9 +18,9 @@ from scipy import stats
 from danlu.base.errors import ConfigError, DataError
 from danlu.evaluation.differing import place_of
 from danlu.evaluation.evaluated import Evaluation, read_evaluation
-from danlu.evaluation.figures import LOWER_IS_BETTER, Column, Figure, Scores, interval, resampled
-from danlu.evaluation.kinds import scores_for
 from danlu.evaluation.samples import SAMPLES, Sample, read_samples
+from danlu.evaluation.scores.figures import LOWER_IS_BETTER, Column, Figure, Scores, interval, resampled
+from danlu.evaluation.scores.kinds import scores_for
 
 BATCH = 1024
 RIGHT_OR_WRONG = {"classify": "accuracy", "choice": "accuracy", "translate": "exact_match", "chat": "exact_match"}

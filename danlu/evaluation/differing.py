@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from danlu.evaluation.figures import Column
 from danlu.evaluation.samples import SAMPLES, Sample, read_samples
+from danlu.evaluation.scores.figures import Column
 
 MOST = 6  # rows a side
 

@@ -13,8 +13,8 @@ from danlu.base.errors import DataError
 from danlu.base.storage import write_whole
 from danlu.data.examples import Kind
 from danlu.evaluation.checks import Checks
-from danlu.evaluation.curves import Bin, Confusion, Curves, Line, Threshold
-from danlu.evaluation.figures import Figure
+from danlu.evaluation.scores.curves import Bin, Confusion, Curves, Line, Threshold
+from danlu.evaluation.scores.figures import Figure
 from danlu.evaluation.slices import Slice
 
 FORMAT = 1

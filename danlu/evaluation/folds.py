@@ -21,9 +21,9 @@ from danlu.base.storage import write_whole
 from danlu.data.answers import Answer, Refused
 from danlu.data.examples import ClassifyExample, Example, Placed, likeness_key
 from danlu.data.written import row_of
-from danlu.evaluation.answering import Answerer
-from danlu.evaluation.choosing import Asking, answerer_of
-from danlu.evaluation.ensemble import Ensemble, Members
+from danlu.evaluation.answerers.base import Answerer
+from danlu.evaluation.answerers.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.ensemble import Ensemble, Members
 from danlu.evaluation.measure import Evaluation, measure
 from danlu.tasks.base import Task
 

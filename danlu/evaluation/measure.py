@@ -18,15 +18,15 @@ from danlu.base.storage import write_whole
 from danlu.data.answers import Answer, Refused
 from danlu.data.choices import ChoiceExample
 from danlu.data.examples import MOST_BAD, ClassifyExample, Example, LabelExample, Placed, SetAside, check_share
-from danlu.evaluation.answering import Answerer
+from danlu.evaluation.answerers.base import Answerer
 from danlu.evaluation.checks import Ledger
-from danlu.evaluation.classes import ClassScores
-from danlu.evaluation.curves import bins_of, confusion_of, curves_of, thresholds_of
 from danlu.evaluation.environment import environment
 from danlu.evaluation.evaluated import EVALUATION, ClassFigures, Evaluation, Subject
-from danlu.evaluation.figures import SEPARATOR, Figure, Scores, bootstrap
-from danlu.evaluation.kinds import figure_names, scores_for
 from danlu.evaluation.samples import SAMPLES, expected_of, line_of
+from danlu.evaluation.scores.classes import ClassScores
+from danlu.evaluation.scores.curves import bins_of, confusion_of, curves_of, thresholds_of
+from danlu.evaluation.scores.figures import SEPARATOR, Figure, Scores, bootstrap
+from danlu.evaluation.scores.kinds import figure_names, scores_for
 from danlu.evaluation.slices import slices_of
 from danlu.tasks.base import SCORES, Task
 

@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from danlu.base.errors import DataError
-from danlu.data.answers import Answer
+from danlu.data.answers import OUTSIDE, Answer
 from danlu.data.choices import ChoiceExample, RetrieveExample
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import (
@@ -25,10 +25,9 @@ from danlu.data.examples import (
     TranslateExample,
     input_key,
 )
-from danlu.evaluation.figures import Expected
+from danlu.evaluation.scores.figures import Expected
 
 SAMPLES = "samples.jsonl"
-OUTSIDE = "O"  # the tag of a token in no entity
 OWN_ANSWER = ("label", "tags", "answers", "target", "answer")  # fields that hold what should be answered, and are told as `expected`
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.evaluation.figures import Figure, Scores, bootstrap
+from danlu.evaluation.scores.figures import Figure, Scores, bootstrap
 
 OF_A_CLASS = "accuracy"  # its recall
 MOST_CLASSES = 40  # that have a slice: the most frequent

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from danlu.base.device import Precision, computing_in, lone_threads
 from danlu.base.errors import ConfigError
-from danlu.data.answers import Answer, Refused
+from danlu.data.answers import OUTSIDE, Answer, Refused
 from danlu.data.examples import ClassifyExample, Example, Kind, LabelExample, RegressExample, SpanExample
 from danlu.inference.embedding import batches
 from danlu.inference.model import Model
@@ -25,7 +25,6 @@ HEADS: dict[Kind, HeadKind] = {"classify": "classes", "regress": "classes", "lab
 SINGLE = (ClassifyExample, RegressExample)  # kinds of examples with one text, if no second
 SPAN_TOKENS = 30  # of the longest answer
 CANDIDATES = 20  # likeliest beginnings and ends that are tried together
-OUTSIDE = "O"  # the tag of tokens that nothing is known of
 
 Array = NDArray[Any]
 

@@ -19,9 +19,9 @@ from danlu.base.errors import ConfigError, DataError
 from danlu.base.progress import progress
 from danlu.base.storage import sole, sync_folder
 from danlu.data.sources import find_files
-from danlu.evaluation.answering import Answerer
+from danlu.evaluation.answerers.base import Answerer
+from danlu.evaluation.answerers.choosing import Asking, answerer_of, task_of
 from danlu.evaluation.applying import Asked, answer_batch, resume, rows_of
-from danlu.evaluation.choosing import Asking, answerer_of, task_of
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
 

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError, DataError
-from danlu.evaluation.fidelity import WINDOW, Fidelity, measure_fidelity
+from danlu.evaluation.perplexity.fidelity import WINDOW, Fidelity, measure_fidelity
 from danlu.inference.model import load
 from danlu.inference.speed import Meter, Speed
 from danlu.kernels.packing import PRECISIONS

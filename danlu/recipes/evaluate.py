@@ -13,8 +13,8 @@ from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError
 from danlu.base.late import late
 from danlu.base.run import Run
-from danlu.evaluation.ensemble import Members
-from danlu.evaluation.source import measure_source
+from danlu.evaluation.answerers.ensemble import Members
+from danlu.evaluation.perplexity.source import measure_source
 from danlu.training.config import read_sources
 
 TEXT = ("loss", "text")  # what the measure of a text is called

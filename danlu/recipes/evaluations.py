@@ -12,13 +12,13 @@ from typing import Any
 from danlu.base.errors import ConfigError
 from danlu.base.run import Run
 from danlu.data.examples import likeness_key
-from danlu.evaluation.baselines import baseline
-from danlu.evaluation.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.baselines import baseline
+from danlu.evaluation.answerers.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.ensemble import Members
+from danlu.evaluation.answerers.prompting import Prompted
 from danlu.evaluation.comparing import compare as compare_evaluations
-from danlu.evaluation.ensemble import Members
 from danlu.evaluation.evaluated import EVALUATION, Evaluation
 from danlu.evaluation.measure import measure
-from danlu.evaluation.prompting import Prompted
 from danlu.reports.evaluation import write_comparison, write_report
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task

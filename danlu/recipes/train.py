@@ -22,7 +22,7 @@ from danlu.base.late import late
 from danlu.base.options import spread
 from danlu.base.run import Run, check_name, sole_writer
 from danlu.base.signals import stop_asked
-from danlu.evaluation.loss import measure_text
+from danlu.evaluation.perplexity.loss import measure_text
 from danlu.models.loading import Loaded, restore
 from danlu.nn.habits import set_habits
 from danlu.reports.curve import draw_svg

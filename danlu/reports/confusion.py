@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from danlu.evaluation.curves import Confusion
+from danlu.evaluation.scores.curves import Confusion
 from danlu.reports.tables import html_table
 
 MOST_CLASSES = 40  # shown in the matrix: the most frequent; the list of mistakes is of all

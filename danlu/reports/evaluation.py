@@ -10,10 +10,10 @@ from pathlib import Path
 from danlu.base.storage import write_whole
 from danlu.evaluation.checks import NAMED, Checks
 from danlu.evaluation.comparing import Comparison, Pair
-from danlu.evaluation.curves import Line
 from danlu.evaluation.differing import find_differing
 from danlu.evaluation.evaluated import Evaluation, read_evaluation
 from danlu.evaluation.samples import SAMPLES, read_samples
+from danlu.evaluation.scores.curves import Line
 from danlu.reports.comparison import differences
 from danlu.reports.confusion import confused_pairs, confusion_table
 from danlu.reports.figures import (

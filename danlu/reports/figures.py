@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from danlu.evaluation.counts import AVERAGES, RATES
-from danlu.evaluation.curves import Threshold
 from danlu.evaluation.evaluated import ClassFigures
-from danlu.evaluation.figures import LOWER_IS_BETTER, Figure
+from danlu.evaluation.scores.counts import AVERAGES, RATES
+from danlu.evaluation.scores.curves import Threshold
+from danlu.evaluation.scores.figures import LOWER_IS_BETTER, Figure
 from danlu.evaluation.slices import Slice
 from danlu.reports.plots import draw_whisker
 from danlu.reports.tables import Markup, html_table

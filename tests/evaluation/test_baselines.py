@@ -12,7 +12,7 @@ from danlu.data.answers import Answer, Refused
 from danlu.data.choices import ChoiceExample, RetrieveExample
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import ClassifyExample, Example, Examples, LabelExample, RegressExample, TranslateExample
-from danlu.evaluation.baselines import LongestChoice, Search, baseline, text_of
+from danlu.evaluation.answerers.baselines import LongestChoice, Search, baseline, text_of
 from danlu.tasks.loading import find_task
 from danlu.tasks.parts import Part
 

@@ -9,7 +9,7 @@ from seqeval.scheme import IOB2
 
 from danlu.data.answers import Answer
 from danlu.data.examples import ClassifyExample, Examples, LabelExample
-from danlu.evaluation.dictionary import NameDictionary, TagDictionary, has_names, names_in
+from danlu.evaluation.answerers.dictionary import NameDictionary, TagDictionary, has_names, names_in
 from danlu.tasks.parts import Part
 
 

@@ -8,7 +8,7 @@ import pytest
 from danlu.base.errors import CheckpointError, ConfigError
 from danlu.data.answers import Answer, Refused
 from danlu.data.examples import ClassifyExample, Example
-from danlu.evaluation.ensemble import Ensemble, Members
+from danlu.evaluation.answerers.ensemble import Ensemble, Members
 
 EXAMPLES = [ClassifyExample(text="a", label="x"), ClassifyExample(text="b", label="y")]
 

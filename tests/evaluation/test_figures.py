@@ -9,13 +9,13 @@ from seqeval.metrics import classification_report
 from sklearn import metrics
 
 from danlu.data.answers import Answer
-from danlu.evaluation.classes import ClassScores
-from danlu.evaluation.figures import Figure, Part, Scores, bootstrap, resampled
-from danlu.evaluation.kinds import figure_names, scores_for
-from danlu.evaluation.means import ChoiceScores, RankScores
-from danlu.evaluation.numbers import NumberScores
-from danlu.evaluation.tags import TagScores
-from danlu.evaluation.texts import SpanScores, TextScores
+from danlu.evaluation.scores.classes import ClassScores
+from danlu.evaluation.scores.figures import Figure, Part, Scores, bootstrap, resampled
+from danlu.evaluation.scores.kinds import figure_names, scores_for
+from danlu.evaluation.scores.means import ChoiceScores, RankScores
+from danlu.evaluation.scores.numbers import NumberScores
+from danlu.evaluation.scores.tags import TagScores
+from danlu.evaluation.scores.texts import SpanScores, TextScores
 
 LABELS = ("a", "b", "c", "d")
 

@@ -13,7 +13,7 @@ from danlu.base.errors import ConfigError
 from danlu.data.answers import Answer
 from danlu.data.examples import Answer as Gold
 from danlu.data.examples import ClassifyExample, Placed, SpanExample
-from danlu.evaluation.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.choosing import Asking, answerer_of
 from danlu.evaluation.folds import Method, cross_validate, split
 from danlu.evaluation.samples import read_samples
 from danlu.tasks.base import Task

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from danlu.base.errors import DataError
-from danlu.evaluation.loss import measure_text
+from danlu.evaluation.perplexity.loss import measure_text
 from danlu.models.gpt import FAMILY, GPT, size
 from danlu.models.loading import save_model
 

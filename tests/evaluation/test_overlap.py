@@ -6,7 +6,7 @@ import pytest
 
 from danlu.data.answers import Answer
 from danlu.data.examples import ClassifyExample, Examples, SpanExample
-from danlu.evaluation.overlap import WordOverlap, overlapping
+from danlu.evaluation.answerers.overlap import WordOverlap, overlapping
 from danlu.tasks.parts import Part
 
 TEXT = "The bridge is long. In 1932 the engineer John Bradfield opened it, with 52,000 workers. Trains cross the river today."

@@ -16,9 +16,9 @@ from danlu.data.choices import ChoiceExample
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import Answer as Span
 from danlu.data.examples import ClassifyExample, Example, SpanExample, TranslateExample
-from danlu.evaluation.prompting import Prompted, Prompting, behind, first_named
-from danlu.evaluation.shots import Shots, terms
-from danlu.evaluation.speaking import LocalSpeaker, Speaker, open_speaker
+from danlu.evaluation.answerers.prompting import Prompted, Prompting, behind, first_named
+from danlu.evaluation.answerers.shots import Shots, terms
+from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_speaker
 from danlu.inference.likelihood import Scored, encode_continuations
 from danlu.inference.model import Model, load
 from danlu.inference.remote import RemoteModel, Said, _scored

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from danlu.evaluation.texts import is_chinese, normalized
+from danlu.evaluation.scores.texts import is_chinese, normalized
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from danlu.base.errors import ConfigError
-from danlu.evaluation.word_features import Words, fitted, words_for
+from danlu.evaluation.answerers.word_features import Words, fitted, words_for
 
 TEXTS = ["The cats were running home", "a cat runs; the dogs ran"]
 CHINESE = ["我们在北京大学学习中文。", "北京大学的学生！"]

@@ -9,7 +9,7 @@ import torch
 
 from danlu.base.errors import ConfigError, DataError, RequestError
 from danlu.cli import main
-from danlu.evaluation.fidelity import measure_fidelity
+from danlu.evaluation.perplexity.fidelity import measure_fidelity
 from danlu.inference.model import load
 from danlu.inference.speed import Meter
 from danlu.models.base import Inputs

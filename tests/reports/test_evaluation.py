@@ -14,8 +14,8 @@ from danlu.data.choices import ChoiceExample
 from danlu.data.examples import Answer as Span
 from danlu.data.examples import ClassifyExample, Example, LabelExample, Placed, RegressExample, SetAside, SpanExample
 from danlu.evaluation.comparing import compare
-from danlu.evaluation.curves import Confusion
 from danlu.evaluation.measure import measure
+from danlu.evaluation.scores.curves import Confusion
 from danlu.reports.confusion import confused_pairs, confusion_table
 from danlu.reports.evaluation import write_comparison, write_report
 from danlu.reports.mistakes import folded

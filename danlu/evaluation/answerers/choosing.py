@@ -10,11 +10,11 @@ from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
 from danlu.base.run import Run
 from danlu.data.examples import Example, Placed, label_names
-from danlu.evaluation.answering import Answerer
-from danlu.evaluation.ensemble import Ensemble, Members
-from danlu.evaluation.prompting import Prompted, Prompting
-from danlu.evaluation.retrieval import Retriever
-from danlu.evaluation.speaking import LocalSpeaker, Speaker, open_speaker
+from danlu.evaluation.answerers.base import Answerer
+from danlu.evaluation.answerers.ensemble import Ensemble, Members
+from danlu.evaluation.answerers.prompting import Prompted, Prompting
+from danlu.evaluation.answerers.retrieval import Retriever
+from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_speaker
 from danlu.inference.model import load
 from danlu.inference.predicting import Predictor
 from danlu.inference.remote import PREFIX

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from seqeval.metrics.sequence_labeling import get_entities
 
-from danlu.data.answers import Answer
-from danlu.evaluation.counts import AVERAGES, RATES, averaged, by_class, cells
-from danlu.evaluation.figures import Column, Expected, Floats, Part, Scores, Sums, finite
-from danlu.evaluation.samples import OUTSIDE
+from danlu.data.answers import OUTSIDE, Answer
+from danlu.evaluation.scores.counts import AVERAGES, RATES, averaged, by_class, cells
+from danlu.evaluation.scores.figures import Column, Expected, Floats, Part, Scores, Sums, finite
 
 IOB2 = re.compile(r"O|[BI]-.+")
 

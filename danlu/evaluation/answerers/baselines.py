@@ -21,10 +21,10 @@ from danlu.data.examples import (
     input_of,
     label_names,
 )
-from danlu.evaluation.answering import Answerer
-from danlu.evaluation.dictionary import NameDictionary, TagDictionary, has_names
-from danlu.evaluation.overlap import WordOverlap
-from danlu.evaluation.word_features import Words, fitted, words_for
+from danlu.evaluation.answerers.base import Answerer
+from danlu.evaluation.answerers.dictionary import NameDictionary, TagDictionary, has_names
+from danlu.evaluation.answerers.overlap import WordOverlap
+from danlu.evaluation.answerers.word_features import Words, fitted, words_for
 from danlu.tasks.base import Task
 
 STRENGTH = 10.0  # C of the logistic regression: how little its weights are held back; chosen on training parts

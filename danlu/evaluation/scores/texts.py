@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from danlu.data.answers import Answer
-from danlu.evaluation.figures import Expected
-from danlu.evaluation.means import MeanScores
+from danlu.evaluation.scores.figures import Expected
+from danlu.evaluation.scores.means import MeanScores
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

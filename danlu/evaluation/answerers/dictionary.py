@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from danlu.data.answers import Answer, Refused
+from danlu.data.answers import OUTSIDE, Answer, Refused
 from danlu.data.examples import Example, LabelExample, label_names
 
 Name = tuple[int, int, str]  # from this token up to that one, and of what kind
-OUTSIDE = "O"
 SUFFIX = 4  # characters of a word's end that tell about words which training does not have
 RARE = 3  # words that stand in training so seldom are like those which do not stand there at all
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from danlu.evaluation.classes import BINS, ClassScores, bin_of
-from danlu.evaluation.counts import rates
+from danlu.evaluation.scores.classes import BINS, ClassScores, bin_of
+from danlu.evaluation.scores.counts import rates
 
 MOST_POINTS = 200  # of a curve
 MOST_CURVES = 12  # classes that have one: the most frequent

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.data.answers import Answer
-from danlu.evaluation.figures import Column, Expected, Part, Scores, finite, means_of
+from danlu.evaluation.scores.figures import Column, Expected, Part, Scores, finite, means_of
 
 SMALLEST = float(
     np.finfo(np.float32).eps

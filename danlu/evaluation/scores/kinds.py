@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from danlu.base.errors import ConfigError
 from danlu.data.examples import Kind
-from danlu.evaluation.classes import AREAS, ClassScores
-from danlu.evaluation.counts import AVERAGES, RATES
-from danlu.evaluation.figures import Scores
-from danlu.evaluation.means import ChoiceScores, MeanScores, RankScores
-from danlu.evaluation.numbers import NumberScores
-from danlu.evaluation.tags import TagScores
-from danlu.evaluation.texts import SpanScores, TextScores
+from danlu.evaluation.scores.classes import AREAS, ClassScores
+from danlu.evaluation.scores.counts import AVERAGES, RATES
+from danlu.evaluation.scores.figures import Scores
+from danlu.evaluation.scores.means import ChoiceScores, MeanScores, RankScores
+from danlu.evaluation.scores.numbers import NumberScores
+from danlu.evaluation.scores.tags import TagScores
+from danlu.evaluation.scores.texts import SpanScores, TextScores
 
 MEANS: Mapping[Kind, type[MeanScores]] = {
     "choice": ChoiceScores,

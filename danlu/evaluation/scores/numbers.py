@@ -11,7 +11,7 @@ from scipy import sparse, stats
 from sklearn import metrics
 
 from danlu.data.answers import Answer
-from danlu.evaluation.figures import Column, Expected, Floats, Part, Scores, Sums, finite, grouped
+from danlu.evaluation.scores.figures import Column, Expected, Floats, Part, Scores, Sums, finite, grouped
 
 MOST_GROUPS = 8192  # of nearly equal numbers, in the bootstrap of ranks
 

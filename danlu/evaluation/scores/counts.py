@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from danlu.evaluation.figures import SEPARATOR, Floats
+from danlu.evaluation.scores.figures import SEPARATOR, Floats
 
 RATES = ("precision", "recall", "f1")
 AVERAGES = ("micro", "macro", "weighted")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError, DataError
 from danlu.data.prepared import MANIFEST, Prepared, open_prepared
-from danlu.evaluation.loss import TextLoss, measure_text
+from danlu.evaluation.perplexity.loss import TextLoss, measure_text
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.loading import load_model
 

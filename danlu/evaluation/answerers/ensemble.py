@@ -15,7 +15,7 @@ from danlu.base.errors import CheckpointError, ConfigError
 from danlu.base.storage import write_whole
 from danlu.data.answers import Answer, Refused
 from danlu.data.examples import Example
-from danlu.evaluation.answering import Answerer
+from danlu.evaluation.answerers.base import Answerer
 
 FORMAT = 1
 FILE = "ensemble.json"

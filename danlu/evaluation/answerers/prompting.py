@@ -15,8 +15,8 @@ from danlu.base.errors import ConfigError, RequestError
 from danlu.data.answers import Answer, Refused
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import Example, Kind
-from danlu.evaluation.shots import Shots, ShotsBy
-from danlu.evaluation.speaking import Speaker
+from danlu.evaluation.answerers.shots import Shots, ShotsBy
+from danlu.evaluation.answerers.speaking import Speaker
 from danlu.inference.likelihood import Scored
 from danlu.inference.remote import Said
 from danlu.tasks.base import Task

@@ -10,9 +10,9 @@ from scipy import sparse
 from sklearn import metrics
 
 from danlu.data.answers import Answer
-from danlu.evaluation.counts import AVERAGES, RATES, averaged, by_class, cells, share
-from danlu.evaluation.figures import SEPARATOR, Column, Expected, Floats, Part, Scores, Sums, finite, grouped, means_of
-from danlu.evaluation.means import SMALLEST
+from danlu.evaluation.scores.counts import AVERAGES, RATES, averaged, by_class, cells, share
+from danlu.evaluation.scores.figures import SEPARATOR, Column, Expected, Floats, Part, Scores, Sums, finite, grouped, means_of
+from danlu.evaluation.scores.means import SMALLEST
 
 BINS = 15  # of confidence, for the calibration error
 FEWEST_GROUPS, ALL_GROUPS = 64, 8192  # of nearly equal scores, a class and altogether, in the bootstrap of areas

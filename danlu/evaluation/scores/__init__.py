@@ -1,0 +1,1 @@
+"""What is counted of answers, and how sure a figure is."""
