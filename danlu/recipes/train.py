@@ -30,7 +30,8 @@ from danlu.reports.summary import read_curve, unit_of
 from danlu.tasks.loading import find_task
 from danlu.training.average import Average
 from danlu.training.checkpoint import Progress, load_training_state, read_progress
-from danlu.training.config import Extent, Options, TrainingConfig, read_seconds
+from danlu.training.config import LOSS, Extent, Options, TrainingConfig, read_seconds
+from danlu.training.goal import Goal
 from danlu.training.lesson import Lesson, teach
 from danlu.training.objective import held_out
 from danlu.training.optimizer import make_optimizers
@@ -223,7 +224,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
             if lesson.inputs:
                 run.write_inputs({*lesson.inputs, *Run.holding(Path(start)).inputs()})  # what the start has seen is not forgotten
-        session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average)
+        session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average, _goal(wish, loaded, lesson))
         if profile and team.leads:
             session.profile = Profile(run.profile, watch.say)
             session.lesson = replace(lesson, objective=session.profile.loading(lesson.objective))
@@ -258,6 +259,17 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
     return result
 
 
+def _goal(wish: Options, loaded: Loaded, lesson: Lesson) -> Goal | None:
+    """A task's figure as what early stopping watches; None: the loss that was held out."""
+    if wish.best_by == LOSS:
+        return None
+    judging = late("danlu.evaluation.judging", "evaluate")  # scikit-learn takes a second to import
+    head = getattr(loaded.config, "head", None)
+    labels = () if head is None else tuple(head.names)
+    judge, rises = judging.judge(find_task(wish.task), labels, lesson.unseen, wish.best_by, wish.truncate)
+    return Goal(name=wish.best_by, of=judge, rises=rises)
+
+
 def _extent(wish: Options, lesson: Lesson) -> Extent:
     """How long to train: as asked, or once through a text, three times through examples."""
     if wish.budget is not None:
@@ -270,12 +282,18 @@ def _extent(wish: Options, lesson: Lesson) -> Extent:
 
 def _same_run(run: Run, settings: dict[str, Any]) -> Run:
     """Refuse to go on with other settings than the run began with; only its end may move."""
-    before, settings = run.config, encoder.loads(encoder.dumps(settings))  # as they are written: lists, not tuples
+    before, settings = run.config, _written(settings)
+    before = {**_written(asdict(Options())), **before}  # what was no option yet when it began
     changed = [key for key, value in settings.items() if key not in EXTENT and before.get(key) != value]
     if changed:
         what = ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed)
         raise ConfigError(f"{run.folder} was begun with other settings ({what}); give the same ones, or begin another --name")
     return run
+
+
+def _written(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a run's file has them: lists, not tuples."""
+    return dict(encoder.loads(encoder.dumps(settings)))
 
 
 def _validate(loaded: Loaded, lesson: Lesson, config: TrainingConfig, progress: Progress, extent: Extent) -> dict[str, Any]:

@@ -28,7 +28,8 @@ RANDOM, AVERAGE = "#random", "average"
 class Progress:
     """How far a run has come; what was chosen automatically belongs to it too, or resuming would not be exact.
 
-    Where the data stands follows from `step` alone. `rate_share` is below 1 after a setback; `best` is the lowest held-out loss so far,
+    Where the data stands follows from `step` alone. `rate_share` is below 1 after a setback; `best` is the lowest held-out loss so far (or
+    minus the highest figure, as a goal has it),
     reached at `best_step`, and `worse` how many measurements have not been better since.
     """
 

@@ -17,6 +17,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "exponential", "cosine", "wsd"]
 ADAPTATION = re.compile(r"all|lora|head|last:[1-9]\d*")
 LORA = (8, 16.0)  # rank and alpha
+LOSS = "loss"  # what early stopping watches unless a task's figure is named
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -74,6 +75,9 @@ class Options:
         "measure what was held out ten times in a run (or at each --checkpoint-every), stop after so many times without a better loss, "
         "and take the best weights away",
     )
+    best_by: str = option(
+        LOSS, "what --patience watches of what was held out: loss, or a figure of the task, such as accuracy, f1_macro, f1, exact_match"
+    )
     batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples")
     accumulate: int | None = option(None, "parts that a step's rows are computed in, one after the other, to save memory")
     context_length: int | None = option(None, "tokens that the model sees at once; by default the size's own")
@@ -104,6 +108,8 @@ class Options:
             "--truncate does nothing to a text, which is read in windows": self.task == "text" and self.truncate,
             "--validation does nothing to a text; danlu prepare holds out parts of it": self.task == "text" and self.validation is not None,
             f"--label-smoothing does nothing to --task {self.task}": self.task in ("regress", "span") and self.label_smoothing > 0,
+            f"--best-by {self.best_by} does nothing without --patience": self.best_by != LOSS and self.patience is None,
+            f"--best-by {self.best_by} is a task's figure; a text has its loss alone": self.best_by != LOSS and self.task == "text",
             "--final-rate does nothing to --schedule constant": self.schedule == "constant" and self.final_rate is not None,
         }
         for told, is_so in without.items():

@@ -55,6 +55,7 @@ class Lesson:
     fingerprint: str
     texts: tuple[Prepared, ...] = ()
     grades: bool = False  # whether an answer as a whole is right or wrong; a text is neither
+    unseen: tuple[Example, ...] = ()  # the examples that were held out
     inputs: tuple[int, ...] = ()  # a hash of each example's input, so that evaluation can tell what was trained on
 
     @property
@@ -210,8 +211,19 @@ def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Less
     checked = objective_of(1, False) if encoded[1][0] else None
     objective, fingerprint = objective_of(0, True, config.label_smoothing), _digest(repr(examples.records))
     inputs = tuple(map(likeness_key, examples.records))
-    lesson = Lesson(objective=objective, held_out=checked, fingerprint=fingerprint, grades=kind not in (*TEXTS, "regress"), inputs=inputs)
-    return loaded, lesson, config
+    graded = kind not in (*TEXTS, "regress")
+    return (
+        loaded,
+        Lesson(
+            objective=objective,
+            held_out=checked,
+            fingerprint=fingerprint,
+            grades=graded,
+            unseen=tuple(parts[1].records),
+            inputs=inputs,
+        ),
+        config,
+    )
 
 
 def _class_weights(examples: Examples) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from danlu.training.average import Average
 from danlu.training.beside import Beside
 from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import Extent, TrainingConfig
+from danlu.training.goal import Goal
 from danlu.training.lesson import Lesson
 from danlu.training.loop import Diverged, StepReport, train_steps
 from danlu.training.objective import held_out
@@ -31,6 +33,8 @@ CHECKPOINT_SECONDS = 30.0  # at least, between two, unless a number of steps is 
 SAMPLES = 4  # on the way, beside the last
 SMALLER_RATE = 0.5  # after a setback
 
+Told = TypeVar("Told")
+
 
 class Session:
     """Trains a loaded model and keeps its run up to date; in a team, every process has one, and the leader's writes.
@@ -40,11 +44,12 @@ class Session:
 
     def __init__(
         self, run: Run, loaded: Loaded, lesson: Lesson, config: TrainingConfig, extent: Extent, progress: Progress, watch: Watch,
-        team: Team, optimizers: Sequence[torch.optim.Optimizer], average: Average | None,
+        team: Team, optimizers: Sequence[torch.optim.Optimizer], average: Average | None, goal: Goal | None,
     ) -> None:  # fmt: skip
         self.run, self.loaded, self.lesson, self.config = run, loaded, lesson, config
         self.extent, self.progress, self.watch, self.team = extent, progress, watch, team
         self.optimizers, self.average, self.beside = optimizers, average, Beside()
+        self.goal = goal  # what is to get better; None: the loss on what was held out
         self.profile: Profile | None = None
         # To go back to while there is no checkpoint; the others get it from the leader.
         self.first = self._snapshot() if progress.step == 0 and team.leads else None
@@ -105,15 +110,19 @@ class Session:
         """What the model writes from nothing, kept in the run; nothing where its family does not write that way."""
         if self.loaded.family.pretraining != "next-token" or self.lesson.answers:
             return ""
-        model = Model(replace(self.loaded, module=self.loaded.module))
         length = min(SAMPLE_TOKENS, self.config.context_length // 2)
+        text = self._ask(lambda model: model.generate("", max_tokens=length, temperature=0.8, seed=0).text)
+        self.run.write_sample(self.progress.step, text)
+        return text
+
+    def _ask(self, question: Callable[[Model], Told]) -> Told:
+        """Ask the model as it is now."""
+        model = Model(replace(self.loaded, module=self.loaded.module))
         try:
-            text = model.generate("", max_tokens=length, temperature=0.8, seed=0).text
+            return question(model)
         finally:
             model.close()
             self.loaded.module.train()
-        self.run.write_sample(self.progress.step, text)
-        return text
 
     @property
     def _stuck(self) -> bool:
@@ -131,7 +140,8 @@ class Session:
             self.watch.say(f"danlu: the best weights, of step {self.progress.best_step:,}, could not be saved; the last are taken away")
         elif self.config.patience and self.progress.best_step != step:
             step = self.progress.best_step
-            self.watch.say(f"the best weights were those of step {step:,}: they are taken away")
+            best = "" if self.goal is None else f" ({self.goal.name} {self.goal.distance(self.progress.best):.4f})"
+            self.watch.say(f"the best weights were those of step {step:,}{best}: they are taken away")
             restore(self.loaded, place)
             load_training_state(place, self.loaded.module, self.optimizers, self.average)
         self.final_step = step
@@ -151,14 +161,18 @@ class Session:
         module, device = self.loaded.module, next(self.loaded.module.parameters()).device
         with self.average.in_place() if self.average is not None else nullcontext():
             loss, right = held_out(self.lesson.held_out, module, lambda: computing_in(self.progress.precision, device))
-        step, better = self.progress.step, loss < self.progress.best
-        if better:
-            self.progress.best, self.progress.best_step, self.progress.worse = loss, step, 0
+            reached = None if self.goal is None else self._ask(self.goal.of)
+        step, distance = self.progress.step, loss if self.goal is None or reached is None else self.goal.distance(reached)
+        if distance < self.progress.best:
+            self.progress.best, self.progress.best_step, self.progress.worse = distance, step, 0
         else:
             self.progress.worse += 1
-        accuracy = {"val_accuracy": right} if self.lesson.grades else {}
-        self.run.log(kind="evaluation", step=step, final=False, val_loss_nats=loss, **accuracy)
-        self.watch.curve("val_loss_nats", loss, step)
+        figures = {"val_loss_nats": loss} | ({"val_accuracy": right} if self.lesson.grades else {})
+        if self.goal is not None and reached is not None:
+            figures[f"val_{self.goal.name}"] = reached
+        self.run.log(kind="evaluation", step=step, final=False, **figures)
+        for name, value in figures.items():
+            self.watch.curve(name, value, step)
 
     def _go_back(self, fault: Diverged) -> None:
         """Once, to the last good checkpoint with a smaller rate. Raises: Diverged the second time, with an explanation."""

@@ -15,7 +15,7 @@ from danlu.evaluation.answerers.ensemble import Ensemble, Members
 from danlu.evaluation.answerers.prompting import Prompted, Prompting
 from danlu.evaluation.answerers.retrieval import Retriever
 from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_speaker
-from danlu.inference.model import load
+from danlu.inference.model import Model, load
 from danlu.inference.predicting import Predictor
 from danlu.inference.remote import PREFIX
 from danlu.inference.token_inputs import reads_source
@@ -44,10 +44,15 @@ def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
     if members is not None:
         several = [answerer_of(str(Path(model) / name), task, asking) for name in members.names]
         return Ensemble(model, several, members.weights)
-    precision, _ = choose_precision(asking.precision, choose_device())
     if model.startswith(PREFIX):
+        precision, _ = choose_precision(asking.precision, choose_device())
         return _prompted(open_speaker(model, precision, asking.truncate), task, asking)
-    loaded = load(model)
+    return answerer_for(load(model), task, asking)
+
+
+def answerer_for(loaded: Model, task: Task, asking: Asking) -> Answerer:
+    """Who answers a task for a model of this machine. Raises: ConfigError if the model cannot."""
+    precision, _ = choose_precision(asking.precision, choose_device())
     if task.kind == "retrieve":
         return Retriever(loaded, truncate=asking.truncate)
     head = getattr(loaded.config, "head", None)
