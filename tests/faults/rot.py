@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from danlu.base.errors import CheckpointError
-from danlu.base.run import Run, find_fault
+from danlu.base.run import MANIFEST, Run, find_fault
+from danlu.models.loading import load_model
 
 from .small_run import NEXT, OLD, SmallRun
 
@@ -79,6 +80,30 @@ def rot(small: SmallRun, flips: int, cuts: int, seed: int = 0) -> Counter[str]:
     return found
 
 
+def rot_of_final(small: SmallRun, damages: int, seed: int = 0) -> Counter[str]:
+    """How often damage to the model that is taken away was found when it was loaded, within its run and moved out of it."""
+    dice, run = random.Random(seed), small.copy()
+    load_model(str(run.folder))
+    alone = Path(shutil.copytree(run.final, run.folder.with_name("taken-away")))
+    load_model(str(alone))
+    found: Counter[str] = Counter()
+    for number in range(damages):
+        folder = alone if number % 2 else run.final
+        file = dice.choice(files_of(folder))
+        if folder == alone and file.name == MANIFEST:
+            continue  # what vouches for the others may be gone there: they are whole
+        whole = file.read_bytes()
+        with damaged(file, (flip if number % 3 else cut)(whole, dice)):
+            changed = file.read_bytes() != whole
+            try:
+                load_model(str(folder))
+            except CheckpointError:
+                found[file.name] += 1
+            else:
+                assert not changed, f"damage {number} to {file.name}, seed {seed}"
+    return found
+
+
 def heal(small: SmallRun) -> int:
     """After each file's damage the same step is saved anew, and steps between outlive damaged ones after them."""
     names = [path.relative_to(small.template.checkpoints()[-1]) for path in files_of(small.template.checkpoints()[-1])]
@@ -123,8 +148,10 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         small = SmallRun(Path(folder))
-        found, healed = rot(small, flips, cuts), heal(small)
-    print(json.dumps({"flips": flips, "cuts": cuts, "found": dict(found), "healed": healed, "seconds": round(time.monotonic() - began, 1)}))
+        found, healed, loaded = rot(small, flips, cuts), heal(small), rot_of_final(small, (flips + cuts) // 4)
+    seconds = round(time.monotonic() - began, 1)
+    told = {"flips": flips, "cuts": cuts, "found": dict(found), "healed": healed, "found when loaded": dict(loaded), "seconds": seconds}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

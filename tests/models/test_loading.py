@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from danlu.base.errors import CheckpointError, ConfigError
+from danlu.base.run import Run
 from danlu.models.loading import Opened, families, load_model, open_model
 
 from .shapes import write_foreign
@@ -232,3 +233,8 @@ def test_a_run_gives_its_last_whole_model(tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_refused(folder: Path, content: str) -> None:
     (folder / "tokenizer.json").write_text(content)
     assert "tokenizer.json" in refusal(folder)
+
+
+def test_a_run_without_weights_says_how_to_go_on(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "begun", {})
+    assert refusal(run.folder) == f"{run.folder} is a run that has no weights yet; go on with it: danlu train {run.folder} --resume"
