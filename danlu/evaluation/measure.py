@@ -99,7 +99,7 @@ def measure(
         thresholds=thresholds_of(classes, threshold) if classes else (),
         slices=slices_of(scores, main, ledger.lengths.array(), ledger.chinese.array(), seed),
         checks=ledger.close(),
-        warnings=(*notes, *scores.warnings()),
+        warnings=(*notes, *_without_width(main, found[main], len(scores)), *scores.warnings()),
         seed=seed,
         environment=environment(),
         wall_seconds=round(wall_seconds, 3),
@@ -201,6 +201,14 @@ def _told_figure(wanted: str, task: Task, found: Mapping[str, Figure]) -> tuple[
         return wanted, []
     usual = SCORES[task.kind] if SCORES[task.kind] in found else next(iter(found))
     return usual, [f"{wanted} cannot be told of this data; {usual} stands in its place"]
+
+
+def _without_width(name: str, figure: Figure, rows: int) -> list[str]:
+    """A word about an interval that draws cannot give a width. Source: the rule of three (Hanley and Lippman-Hand 1983)."""
+    if figure.low < figure.high:
+        return []
+    bound = f"; of a share that is {figure.value:g} in {rows:,} rows, the truth may lie {min(1.0, 3 / rows):.3g} away (95%)"
+    return [f"{name} is the same in every draw of these rows, so its interval has no width{bound if figure.value in (0, 1) else ''}"]
 
 
 def _per_class(found: dict[str, Figure], scores: Scores) -> tuple[ClassFigures, ...]:

@@ -26,6 +26,7 @@ def evaluate(
     task: str | None = None,
     data: tuple[str, ...] | str | Path = (),
     split: str | None = None,
+    examples: tuple[str, ...] | str | Path = (),
     shots: int = 0,
     shots_by: str = "random",
     by: str = "sum",
@@ -58,6 +59,9 @@ def evaluate(
         files of rows with its fields; by default the task's own.
     split
         Which part: of a prepared folder validation (unless given), test or train; of a task test (unless given), train or all.
+    examples
+        Files of solved rows, beside --data: what a baseline learns from, and where the shots in a prompt come from. By default the
+        task's own training part.
     shots
         Examples in a language model's prompt.
     shots_by
@@ -97,16 +101,16 @@ def evaluate(
         raise ConfigError("baseline came without a task; name one with --task")
     if model is None:
         raise ConfigError("no model came; expected danlu evaluate MODEL --task TASK, or danlu evaluate --compare A B")
-    sources = (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
+    sources, solved = ((str(given),) if isinstance(given, str | Path) else tuple(map(str, given)) for given in (data, examples))
     wanted = task or _trained_for(model)
     if wanted not in TEXT:
         if context_length is not None:
             raise ConfigError("--context-length is for texts; rows are read whole, or cut to what the model reads with --truncate")
         measuring = late("danlu.recipes.evaluations", "evaluate")
         asking = {"truncate": truncate, "precision": precision, "shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
-        rows = {"data": sources, "part": split, "limit": limit, "threshold": threshold, "seed": seed}
+        rows = {"data": sources, "examples": solved, "part": split, "limit": limit, "threshold": threshold, "seed": seed}
         return measuring.measure_task(model, wanted, out, asking, rows, json)
-    given = {"--shots": shots, "--limit": limit, "--threshold": threshold, "--out": out, "--truncate": truncate}
+    given = {"--examples": examples, "--shots": shots, "--limit": limit, "--threshold": threshold, "--out": out, "--truncate": truncate}
     if useless := [flag for flag, value in given.items() if value]:
         raise ConfigError(f"{', '.join(useless)} {'does' if len(useless) == 1 else 'do'} nothing to a text; for rows name a --task")
     if len(sources) > 1:

@@ -38,8 +38,9 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         part = "all"  # there is no part that nobody may train on: what a run has seen is named below
     folder = out or _folder(model, task, asking, rows)
     folder.mkdir(parents=True, exist_ok=True)  # a name that cannot be one is told before the work
-    training = _shown(task, data, asking, model)
+    training = _shown(task, rows, asking, model)
     how = Asking(**asking, examples=tuple(training), data=data)
+    apart = bool(rows["examples"]) or task.test_share not in (0, 1)  # else a baseline's examples are the measured rows themselves
     answerer = baseline(task, training) if model == BASELINE else answerer_of(model, task, how)
     if not isinstance(answerer, Prompted) and {key: asking[key] for key in PROMPT} != PROMPT:
         raise ConfigError(f"--shots, --shots-by and --by are for language models; {answerer.name} answers {task.kind} without a prompt")
@@ -56,7 +57,7 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         seed=rows["seed"],
         limit=rows["limit"],
         threshold=rows["threshold"],
-        trained_on=_trained_on(model) if model != BASELINE else None if task.test_share in (0, 1) else set(map(likeness_key, training)),
+        trained_on=_trained_on(model) if model != BASELINE else set(map(likeness_key, training)) if apart else None,
     )
     report = write_report(folder)
     if out is None and Run(Path(model)).exists():
@@ -112,13 +113,17 @@ def flat(found: Evaluation, report: Path) -> dict[str, Any]:
     }
 
 
-def _shown(task: Task, data: Sequence[str], asking: Mapping[str, Any], model: str) -> list[Any]:
+def _shown(task: Task, rows: Mapping[str, Any], asking: Mapping[str, Any], model: str) -> list[Any]:
     """Examples that a baseline learns from, or that stand in a prompt; those of a task that only measures are its own rows."""
     untaught = model == BASELINE and task.kind in UNTAUGHT
     if untaught or (model != BASELINE and not asking["shots"]):
+        if rows["examples"]:
+            raise ConfigError(f"--examples came as {', '.join(rows['examples'])}, and nothing here learns from them; give --shots too")
         return []
-    if data:
-        raise ConfigError("--shots and baseline learn from a task's own training part; with --data there is none: train a model instead")
+    if rows["examples"]:
+        return list(read_part(task, rows["examples"], "all").records)
+    if rows["data"]:
+        raise ConfigError("--shots and baseline learn from solved rows, and beside --data there are none: give them with --examples FILE")
     return list(read_part(task, (), "all" if task.test_share in (0, 1) else "train").records)
 
 

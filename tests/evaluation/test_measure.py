@@ -200,6 +200,17 @@ def test_one_class_only_is_said_and_the_wanted_figure_replaced(tmp_path: Path) -
         measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), only, tmp_path, data="d", part="test", score="bleu")
 
 
+@pytest.mark.parametrize(("count", "away"), [(30, "0.1 away"), (2, "1 away")])
+def test_an_interval_without_width_says_how_far_the_truth_may_lie(count: int, away: str, tmp_path: Path) -> None:
+    """Of 30 rows that are all right the share may truly be 0.905: 0.905 ** 30 is 5%."""
+    tested = [Placed(file="a", line=line, example=ClassifyExample(text=str(line), label="good")) for line in range(count)]
+    found = measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), tested, tmp_path, data="moods.jsonl", part="test", score="accuracy")
+    (said,) = [warning for warning in found.warnings if "no width" in warning]
+    assert found.main.low == found.main.high == 1 and said.endswith(f"in {count} rows, the truth may lie {away} (95%)")
+    mixed = measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), rows(40), tmp_path, data="moods.jsonl", part="test")
+    assert not [warning for warning in mixed.warnings if "no width" in warning]
+
+
 def test_an_older_evaluation_is_replaced_whole_and_kept_if_the_new_one_fails(tmp_path: Path) -> None:
     measure(CLASSIFY, Fixed(("bad", "good"), RIGHT), rows(30), tmp_path, data="d", part="test")
     before = read_evaluation(tmp_path)

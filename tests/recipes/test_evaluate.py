@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 import danlu
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.run import Run
+from tests.inference.tiny import write_tiny
 
 OWN = """
 from danlu.tasks.base import Task
@@ -37,6 +38,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder that reads bytes, with weights as they were drawn."""
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
 def samples(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text("utf-8").splitlines()]
 
@@ -59,6 +66,18 @@ def test_rows_that_were_trained_on_are_named(place: Path) -> None:
     (place / "leaky.jsonl").write_text((place / "test.jsonl").read_text() + "\n" + (place / "train.jsonl").read_text().splitlines()[3])
     found = danlu.evaluate(str(place / "long"), data=place / "leaky.jsonl", out=place / "leaky")
     assert found.checks.leaks == 1 and "leaky.jsonl:61" in str(found.checks)
+
+
+def test_a_baseline_and_a_prompt_take_solved_rows_of_ones_own(place: Path, tiny: Path) -> None:
+    given = {"task": "classify", "data": place / "test.jsonl", "examples": place / "train.jsonl"}
+    found = danlu.evaluate("baseline", **given, out=place / "baseline")
+    long = danlu.evaluate(str(place / "long"), data=place / "test.jsonl", out=place / "beside")
+    assert found.figures["accuracy"] == long.figures["accuracy"]  # both take the word that tells
+    assert danlu.evaluate("baseline", **given | {"data": place / "train.jsonl"}, out=place / "seen").checks.leaks == 80
+    own = given | {"task": f"{place / 'own.py'}:ages", "limit": 8}
+    danlu.evaluate(str(tiny), **own, shots=2, out=place / "shots")
+    with_other = danlu.evaluate(str(tiny), **own | {"examples": place / "test.jsonl"}, shots=2, out=place / "other-shots")
+    assert with_other.checks.scored == 8 and samples(place / "shots") != samples(place / "other-shots")
 
 
 def test_evaluations_are_compared_by_a_paired_test(place: Path) -> None:
@@ -155,7 +174,8 @@ def test_rows_alike_but_for_case_and_signs_are_named_also_after_training_on(plac
     ("how", "reason"),
     [
         ({"split": "train"}, "--data is measured whole"),
-        ({"shots": 3}, "learn from a task's own training part"),
+        ({"shots": 3}, "beside --data there are none: give them with --examples FILE"),
+        ({"examples": "solved.jsonl"}, "nothing here learns from them"),
         ({"by": "mean"}, "are for language models"),
         ({"threshold": 7.0}, "expected a score from 0 to 1"),
         ({"limit": 0}, "--limit came as 0"),
