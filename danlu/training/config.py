@@ -48,7 +48,8 @@ class Options:
     budget: str | None = option(None, "how long to train: 60s, 5m, 1h, counted from the command's start")
     epochs: float | None = option(
         None,
-        "how many times to go through the data; without steps, budget or epochs: once through a text, three times through examples",
+        "how many times to go through the data; without steps, budget or epochs: once through a text, three times through examples, "
+        "and more often (up to ten times) through few of them",
     )
     optimizer: str = option(
         "auto",
@@ -78,7 +79,7 @@ class Options:
     best_by: str = option(
         LOSS, "what --patience watches of what was held out: loss, or a figure of the task, such as accuracy, f1_macro, f1, exact_match"
     )
-    batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples")
+    batch_rows: int | None = option(None, "rows in a step; by default they follow from the size, and are 32 for examples, 8 for few")
     accumulate: int | None = option(None, "parts that a step's rows are computed in, one after the other, to save memory")
     context_length: int | None = option(None, "tokens that the model sees at once; by default the size's own")
     within_documents: bool = option(False, "let no token see another document in the same row (gpt on text)")

@@ -39,7 +39,9 @@ from danlu.training.memory import fitted
 from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
 
 NEVER_LEARNT = ("choice", "retrieve")  # kinds that only measure
-ROWS = 32  # examples a step
+ROWS, FEWEST_ROWS = 32, 8  # examples a step
+STEPS_AN_EPOCH = 100  # at least, while a step has more than the fewest rows
+FINE_RATE: dict[Kind, float] = {"span": 3.0, "label": 3.0}  # times the rate of other kinds; measured: docs/experiments.md
 PART_TOKENS = 2**14  # computed at once at most, unless asked for otherwise: more is no faster
 VALIDATION = 0.1  # share of the examples
 MOST_REFUSED = 0.1  # share of conversations that a chat template may refuse
@@ -127,23 +129,26 @@ def _open_texts(start: str, wish: Options, folder: Path, kind: str | None) -> tu
     return (open_prepared(folder),)
 
 
-def _fresh(start: str, tokenizer: Tokenizer, wish: Options, head: Head | None, rows: int | None) -> tuple[Loaded, TrainingConfig]:
+def _fresh(
+    start: str, tokenizer: Tokenizer, wish: Options, head: Head | None, rows: int | None, kind: Kind | None = None
+) -> tuple[Loaded, TrainingConfig]:
     """A model of a size with its settings, if it fits into memory."""
     family, shape = configuration(start, tokenizer, wish.context_length, head)
-    config = _settings(family, shape, wish, True, rows)
+    config = _settings(family, shape, wish, True, rows, kind)
     weights = count_weights(family, shape)
     config = fitted(start, weights, weights, shape, config, wish.recompute is None)
     return new_model(start, tokenizer, wish.context_length, head), config
 
 
-def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: int | None) -> TrainingConfig:
+def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: int | None, kind: Kind | None) -> TrainingConfig:
     """The dial's defaults, and what was asked for instead; `rows` is how many a step has where the data decides it."""
     context = min(wish.context_length or min(shape.context_length, 1024), shape.context_length)
     defaults = family.recipe(shape, scratch)
     step_rows = wish.batch_rows if wish.batch_rows is not None else rows or max(1, defaults.batch_tokens // context)
     parts = max(1, min(step_rows, -(-step_rows * context // PART_TOKENS)))
     optimizer = ("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer
-    factor = (LORA_RATE if wish.adapt == "lora" else 1.0) * (defaults.beside_muon if optimizer == "muon" else 1.0)
+    factor = LORA_RATE if wish.adapt == "lora" else FINE_RATE.get(kind, 1.0) if kind is not None and not scratch else 1.0
+    factor *= defaults.beside_muon if optimizer == "muon" else 1.0
     return TrainingConfig.of(
         wish,
         optimizer=optimizer,
@@ -154,9 +159,9 @@ def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: in
     )
 
 
-def _gone_on(loaded: Loaded, wish: Options, rows: int | None) -> tuple[Loaded, TrainingConfig]:
+def _gone_on(loaded: Loaded, wish: Options, rows: int | None, kind: Kind | None = None) -> tuple[Loaded, TrainingConfig]:
     """A model that is there, of which learns what was asked for, with its settings, if that fits into memory."""
-    config, adapted = _settings(loaded.family, loaded.config, wish, False, rows), adapt(loaded, wish)
+    config, adapted = _settings(loaded.family, loaded.config, wish, False, rows, kind), adapt(loaded, wish)
     sizes = [(weight.numel(), weight.requires_grad) for weight in adapted.module.parameters()]
     learning = sum(size for size, learns in sizes if learns)
     return adapted, fitted(loaded.name, sum(size for size, _ in sizes), learning, loaded.config, config, wish.recompute is None)
@@ -175,17 +180,17 @@ def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Less
         examples = replace(examples, labels=wish.labels)
     if kind == "classify" and len(examples.labels) < 2:
         raise DataError(f"{named} has one class only ({', '.join(examples.labels)}); expected at least two to tell apart")
-    head = head_for(kind, examples.labels)
+    head, rows = head_for(kind, examples.labels), _rows_a_step(len(examples.records))
     family = family_of_size(start)
     if family is not None:
         tokenizer = TRAINERS[family.tokenizer](_texts(examples.records), VOCABULARY)
-        loaded, config = _fresh(start, tokenizer, wish, head, ROWS)
+        loaded, config = _fresh(start, tokenizer, wish, head, rows, kind)
     else:
         loaded = loaded_with_head(start, head)
         if loaded.tokenizer is None:
             raise ConfigError(f"{start} has no tokenizer, so it cannot read examples; expected tokenizer.json beside its weights")
         tokenizer = loaded.tokenizer
-        loaded, config = _gone_on(loaded, wish, ROWS)
+        loaded, config = _gone_on(loaded, wish, rows, kind)
     if kind == "translate" and not hasattr(loaded.config, "start_id"):
         raise ConfigError(f"{start} is no encoder-decoder; --task translate begins from one, such as seq2seq/tiny")
     if kind == "chat":
@@ -224,6 +229,11 @@ def _teach_examples(start: str, wish: Options, task: Task) -> tuple[Loaded, Less
         ),
         config,
     )
+
+
+def _rows_a_step(examples: int) -> int:
+    """Fewer rows where there are few examples, so that they are learnt in more steps."""
+    return max(FEWEST_ROWS, min(ROWS, 2 ** (max(examples // STEPS_AN_EPOCH, 1).bit_length() - 1)))
 
 
 def _class_weights(examples: Examples) -> torch.Tensor:
