@@ -140,9 +140,8 @@ class Run:
 
     @property
     def final_at(self) -> float:
-        """When the model to take away was written, in seconds since 1970; 0 if there is none."""
-        file = self.final / MANIFEST
-        return file.stat().st_mtime if file.is_file() else 0.0
+        """When the model to take away was written, in seconds since 1970; 0 if there is none. It is there whole or not at all."""
+        return self.final.stat().st_mtime if self.final.is_dir() else 0.0
 
     def forget_after(self, step: int) -> None:
         """Drop measurements of steps that will be done again."""

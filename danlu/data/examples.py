@@ -8,7 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import xxhash
 
@@ -24,6 +24,7 @@ from danlu.data.sources import COMPRESSIONS, ROW_FORMATS, find_files
 Kind = Literal["classify", "regress", "label", "span", "translate", "chat", "choice", "retrieve"]
 PAIRS = ("pair", "text_pair")  # what the second text of a row may be called
 SHOWN = 3  # bad rows in a message
+LONGEST_NUMBER = 18  # digits, more or less: Python refuses to read thousands of them
 MOST_BAD = 0.1  # share of rows that may be set aside
 SEED_BITS = 2**64 - 1
 
@@ -243,7 +244,8 @@ def _classify(row: Row) -> ClassifyExample:
 def _regress(row: Row) -> RegressExample:
     text, value = _text(row, "text"), _value(row, "label")
     try:
-        label = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        readable = isinstance(value, int | float | str) and not isinstance(value, bool) and "_" not in str(value)
+        label = float(value) if readable else math.nan  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         label = math.nan
     if not math.isfinite(label):
@@ -261,7 +263,7 @@ def _tokens(row: Row) -> LabelExample:
 def _span(row: Row) -> SpanExample:
     context, question, answers = _text(row, "context"), _text(row, "question"), _value(row, "answers")
     if isinstance(answers, str):
-        answers = parse(answers) if answers.lstrip()[:1] in ("[", "{") else [answers]
+        answers = _listed(answers)
     if isinstance(answers, Mapping):  # SQuAD's columns: one list of texts, one of starts
         texts = _list(_value(answers, "text"), "text")
         starts = _list(answers.get("answer_start") or [None] * len(texts), "answer_start")
@@ -272,6 +274,14 @@ def _span(row: Row) -> SpanExample:
         listed = [answer if isinstance(answer, Mapping) else {"text": answer} for answer in _list(answers, "answers")]
         pairs = [(_value(answer, "text"), answer.get("answer_start")) for answer in listed]
     return SpanExample(context=context, question=question, answers=tuple(_answer(context, text, start) for text, start in pairs))
+
+
+def _listed(answers: str) -> Any:
+    """Answers in a table of text: JSON, or one answer as it is, which may begin with a bracket."""
+    try:
+        return parse(answers) if answers.lstrip()[:1] in ("[", "{") else [answers]
+    except BadRow:
+        return [answers]
 
 
 def _answer(context: str, text: object, start: object) -> Answer:
@@ -335,7 +345,7 @@ def _label(value: object, field: str) -> str:
 
 
 def _is_whole(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+    return len(name) <= LONGEST_NUMBER and name.removeprefix("-").isdecimal()
 
 
 def _list(value: object, field: str) -> list[object]:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,21 +66,47 @@ def answer_batch(batch: Sequence[Asked], task: Task, answerer: Answerer, file: B
     lines = []
     for each, content in zip(batch, said, strict=True):
         lines.append(_line(each, content))
-        counts["refused" if "error" in content else "answered"] += 1
-        counts["cut"] += "cut" in content
+        _tally(content, counts)
     file.write(b"".join(lines))
     file.flush()
     os.fsync(file.fileno())
 
 
 def _line(asked: Asked, answer: Mapping[str, Any]) -> bytes:
-    """A row as it came, to the letter, with the answer behind its fields; a field of its own called `answer` becomes `answer_given`."""
-    told = json.dumps({"answer": answer}, ensure_ascii=False).encode()
-    if isinstance(asked.row, Mapping) and asked.row and "answer" not in asked.row:
-        return asked.content.removesuffix(b"}").rstrip() + b", " + told.removeprefix(b"{") + b"\n"
-    row: Row = asked.row if isinstance(asked.row, Mapping) else {"row": asked.row}
-    kept = {("answer_given" if name == "answer" else name): value for name, value in row.items()}
-    return json.dumps({**kept, "answer": answer}, ensure_ascii=False).encode() + b"\n"
+    """A row as it came, to the letter, with the answer behind its fields.
+
+    A field of its own called `answer` becomes `answer_given`, or `answer_given_2` where there is such a one, and so on.
+    """
+    told = json.dumps({"answer": answer}, ensure_ascii=False)
+    if not isinstance(asked.row, Mapping) or not asked.row:
+        row: Row = asked.row if isinstance(asked.row, Mapping) else {"row": asked.row}
+        return json.dumps({**row, "answer": answer}, ensure_ascii=False).encode() + b"\n"
+    content = asked.content.decode()
+    if "answer" in asked.row:
+        names = ("answer_given" if number == 1 else f"answer_given_{number}" for number in count(1))
+        content = _renamed(content, "answer", next(name for name in names if name not in asked.row))
+    return f"{content.removesuffix('}').rstrip()}, {told.removeprefix('{')}\n".encode()
+
+
+def _renamed(content: str, old: str, new: str) -> str:
+    """A JSON object's text with a field called otherwise, and all else to the letter."""
+    decoder, kept, begin = json.JSONDecoder(), list[str](), 0
+    place = content.index("{") + 1
+    while content[place := _behind_space(content, place)] != "}":
+        name, end = decoder.raw_decode(content, place)
+        if name == old:
+            kept += content[begin:place], json.dumps(new)
+            begin = end
+        _, place = decoder.raw_decode(content, _behind_space(content, _behind_space(content, end) + 1))
+        place = _behind_space(content, place)
+        place += content[place] == ","
+    return "".join(kept) + content[begin:]
+
+
+def _behind_space(content: str, place: int) -> int:
+    while content[place] in " \t\r\n":
+        place += 1
+    return place
 
 
 def told(answer: Answer, task: Task, labels: Sequence[str]) -> dict[str, Any]:
@@ -96,22 +123,29 @@ def told(answer: Answer, task: Task, labels: Sequence[str]) -> dict[str, Any]:
     return {"text": answer.text, **cut}
 
 
-def resume(partial: Path, note: Path, asked: dict[str, Any]) -> int:
-    """How many rows an interrupted run of the same command has answered; what it half wrote is cut off."""
+def resume(partial: Path, note: Path, asked: dict[str, Any]) -> Counter[str]:
+    """What an interrupted run of the same command has counted (answered, refused, cut); what it half wrote is cut off."""
+    counts = Counter[str](answered=0, refused=0, cut=0)
     partial.parent.mkdir(parents=True, exist_ok=True)
     if not note.is_file() or not partial.is_file() or not partial.stat().st_size:
         partial.unlink(missing_ok=True)
         write_whole(note, json.dumps(asked, ensure_ascii=False).encode())
-        return 0
+        return counts
     before = json.loads(note.read_text("utf-8"))
     if before != asked:
         changed = ", ".join(f"{name} {before.get(name)!r}" for name, value in asked.items() if before.get(name) != value)
         raise ConfigError(f"{partial} is the beginning of another answer ({changed}); remove it, or choose another --out")
-    count, whole = 0, 0
+    whole = 0
     with partial.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            count, whole = count + 1, whole + len(line)
+            _tally(json.loads(line)["answer"], counts)
+            whole += len(line)
     os.truncate(partial, whole)
-    return count
+    return counts
+
+
+def _tally(answer: Mapping[str, Any], counts: Counter[str]) -> None:
+    counts["refused" if "error" in answer else "answered"] += 1
+    counts["cut"] += "cut" in answer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from danlu.base.errors import ConfigError
 from danlu.data.answers import Answer
-from danlu.data.examples import Example
+from danlu.data.examples import Example, Kind
 from danlu.evaluation.answerers.choosing import Asking, answerer_for
 from danlu.evaluation.samples import expected_of
 from danlu.evaluation.scores.figures import LOWER_IS_BETTER
@@ -15,16 +15,25 @@ from danlu.evaluation.scores.kinds import figure_names, scores_for
 from danlu.inference.model import Model
 from danlu.tasks.base import Task
 
+READ, WRITTEN = 512, 64  # examples at most: a run looks ten times
+
+
+def check_figure(kind: Kind, labels: Sequence[str], figure: str) -> None:
+    """Raises: ConfigError if a kind of task has no such figure."""
+    if figure not in (known := figure_names(kind, labels)):
+        raise ConfigError(f"--best-by came as {figure!r}; expected loss, {', '.join(known)}")
+
 
 def judge(
     task: Task, labels: Sequence[str], examples: Sequence[Example], figure: str, truncate: bool
 ) -> tuple[Callable[[Model], float], bool]:
     """What tells a model's figure, and whether higher is better; NaN if the examples cannot tell it, as an area of one class.
 
-    Examples that the model refuses do not count. Raises: ConfigError if the task's kind has no such figure.
+    The first 512 examples are asked, or 64 whose answers are written; those that the model refuses do not count.
+    Raises: ConfigError if the task's kind has no such figure.
     """
-    if figure not in (known := figure_names(task.kind, labels)):
-        raise ConfigError(f"--best-by came as {figure!r}; expected loss, {', '.join(known)}")
+    check_figure(task.kind, labels, figure)
+    examples = examples[: WRITTEN if task.kind in ("translate", "chat") else READ]
 
     def of(model: Model) -> float:
         answerer = answerer_for(model, task, Asking(truncate=truncate))

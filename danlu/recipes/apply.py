@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as encoder
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -58,9 +57,8 @@ def apply(
     """Answer every row of a file: one JSON object a row, in the same order, with the row's own fields and an `answer`.
 
     An answer is {"label", "score", "scores"} for classes, {"value"} for numbers, {"tags"} for tokens, {"text"} for texts; a field of the
-    row's own called `answer` becomes `answer_given`. A row that
-    cannot be answered has {"error"} and stays in its place. What is written is safe batch by batch: after an interruption the same
-    command goes on behind the last row that was answered.
+    row's own called `answer` becomes `answer_given`. A row that cannot be answered has {"error"} and stays in its place. What is
+    written is safe batch by batch: after an interruption the same command goes on behind the last row that was answered.
 
     Parameters
     ----------
@@ -97,6 +95,8 @@ def apply(
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")
     with sole(lock, f"another process is writing {out}; wait until it ends, or choose another --out"):
+        if out.exists():
+            raise ConfigError(f"{out} was written by another process meanwhile; remove it, or choose another --out")
         made = _apply(model, wanted, answerer, rows, partial, note, {**asked, **seen}, out)
         lock.unlink(missing_ok=True)
     if json:
@@ -125,7 +125,8 @@ def _apply(
     out: Path,
 ) -> Applied:
     """Answer all rows that are not answered yet, then give the file its name."""
-    skipped, began, counts = resume(partial, note, asked), time.perf_counter(), Counter[str](answered=0, refused=0, cut=0)
+    counts, began = resume(partial, note, asked), time.perf_counter()
+    skipped = counts["answered"] + counts["refused"]
     if skipped:
         print(f"danlu: {skipped:,} rows were answered before; going on behind them", file=sys.stderr)
     done = skipped

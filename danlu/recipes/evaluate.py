@@ -92,7 +92,13 @@ def evaluate(
         Print one JSON object at the end.
     """
     set_threads(threads)
+    of_rows = {
+        "--examples": (examples, ()), "--shots": (shots, 0), "--shots-by": (shots_by, "random"), "--by": (by, "sum"),
+        "--limit": (limit, None), "--threshold": (threshold, None), "--truncate": (truncate, False),
+    }  # fmt: skip
     if compare:
+        of_models = of_rows | {"--data": (data, ()), "--split": (split, None), "--context-length": (context_length, None)}
+        _nothing("to --compare, which reads evaluations that are there", of_models)
         if model is not None:
             compare = (model, *compare)
         comparing = late("danlu.recipes.evaluations", "evaluate")  # scikit-learn takes a second to import
@@ -110,16 +116,22 @@ def evaluate(
         asking = {"truncate": truncate, "precision": precision, "shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
         rows = {"data": sources, "examples": solved, "part": split, "limit": limit, "threshold": threshold, "seed": seed}
         return measuring.measure_task(model, wanted, out, asking, rows, json)
-    given = {"--examples": examples, "--shots": shots, "--limit": limit, "--threshold": threshold, "--out": out, "--truncate": truncate}
-    if useless := [flag for flag, value in given.items() if value]:
-        raise ConfigError(f"{', '.join(useless)} {'does' if len(useless) == 1 else 'do'} nothing to a text; for rows name a --task")
+    _nothing("to a text; for rows name a --task", of_rows | {"--out": (out, None)})
+    if context_length is not None and context_length < 1:
+        raise ConfigError(f"--context-length came as {context_length}; expected a positive number of tokens")
     if len(sources) > 1:
         raise ConfigError(f"--data came as {', '.join(sources)}; a text is measured from one source")
-    result = measure_source(model, sources[0] if sources else _data_of(model), split or "validation", context_length, precision)
+    result = measure_source(model, sources[0] if sources else _data_of(model), split, context_length, precision)
     if Run(Path(model)).exists():
         Run(Path(model)).write_evaluation("loss", asdict(result))
     print(encoder.dumps(asdict(result), ensure_ascii=False) if json else result, flush=True)
     return result
+
+
+def _nothing(what: str, given: dict[str, tuple[Any, Any]]) -> None:
+    """Raises: ConfigError if any of the flags, each with its default, came though it does nothing there."""
+    if useless := [flag for flag, (value, default) in given.items() if value != default]:
+        raise ConfigError(f"{', '.join(useless)} {'does' if len(useless) == 1 else 'do'} nothing {what}")
 
 
 def _trained_for(model: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json as encoder
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from danlu.base.errors import ConfigError
+from danlu.base.errors import ConfigError, DataError
 from danlu.base.run import Run
 from danlu.data.examples import likeness_key
 from danlu.evaluation.answerers.baselines import baseline
@@ -17,7 +18,7 @@ from danlu.evaluation.answerers.choosing import Asking, answerer_of
 from danlu.evaluation.answerers.ensemble import Members
 from danlu.evaluation.answerers.prompting import Prompted
 from danlu.evaluation.comparing import compare as compare_evaluations
-from danlu.evaluation.evaluated import EVALUATION, Evaluation
+from danlu.evaluation.evaluated import EVALUATION, Evaluation, read_evaluation
 from danlu.evaluation.measure import measure
 from danlu.reports.evaluation import write_comparison, write_report
 from danlu.tasks.base import Task
@@ -134,9 +135,15 @@ def _folder(model: str, task: Task, asking: Mapping[str, Any], rows: Mapping[str
     part = [rows["part"]] * (rows["part"] not in (None, "test")) + [f"first-{rows['limit']}"] * (rows["limit"] is not None)
     name = "-".join([_slug(task.name), *prompted, *part])
     if Run(place).exists() or Members.read(place) is not None:
-        return place / "evaluation" / name
-    shown = Run.holding(place).folder.name if place.exists() else model
-    return Path("evaluations") / f"{_slug(shown)}-{name}"
+        folder = place / "evaluation" / name
+    else:
+        shown = Run.holding(place).folder.name if place.exists() else model
+        folder = Path("evaluations") / f"{_slug(shown)}-{name}"
+    sources = rows["data"] or task.sources
+    with suppress(DataError, OSError):  # one that cannot be read gives way
+        if read_evaluation(folder).subject.data != ", ".join(sources):
+            return folder.with_name(f"{folder.name}-{_slug('-'.join(Path(source).stem for source in sources))}")
+    return folder
 
 
 def _slug(name: str) -> str:

@@ -14,10 +14,11 @@ from danlu.base.run import sole_writer
 from danlu.base.storage import write_whole
 from danlu.data.examples import Placed, SetAside, check_share, label_names
 from danlu.evaluation.folds import CrossValidated, cross_validate, digest, told
+from danlu.evaluation.judging import check_figure
 from danlu.reports.evaluation import write_report
 from danlu.tasks.loading import find_task
 from danlu.tasks.parts import licence_of, stream_part
-from danlu.training.config import Options, read_sources
+from danlu.training.config import LOSS, Options, read_sources
 from danlu.training.lesson import NEVER_LEARNT
 
 NOTE = "folds.json"
@@ -41,24 +42,25 @@ def train_folds(
             print(f"danlu: set aside {row}", file=sys.stderr)
         labels = label_names(each.example for each in examples) if task.kind in ("classify", "label") else ()
         wish = replace(wish, labels=wish.labels or labels)
+        if wish.best_by != LOSS:
+            check_figure(task.kind, labels, wish.best_by)
         _note(folder, {"start": start, **asdict(wish), "folds": folds, "ensemble": method, "rows": digest(examples)}, resume)
 
         def member(rows: Path, name: str) -> str:
             return learn(folder, name, replace(wish, data=(str(rows),)))
 
-        about = {"data": ", ".join(sources) or ", ".join(task.sources), "licence": "" if sources else licence_of(task)}
-        made = cross_validate(
-            task,
-            examples,
-            folder,
-            member,
-            folds=folds,
-            method=method,
-            seed=wish.seed,
-            called=_found_again(wish.task),
-            truncate=wish.truncate,
-            **about,
-        )
+        about: dict[str, Any] = {"data": ", ".join(sources) or ", ".join(task.sources), "licence": "" if sources else licence_of(task)}
+        how: dict[str, Any] = {"folds": folds, "method": method, "seed": wish.seed, "truncate": wish.truncate}
+        try:
+            made = cross_validate(task, examples, folder, member, called=_found_again(wish.task), **how, **about)
+        except KeyboardInterrupt as stop:
+            left_off = str(stop).partition(";")[0] or "stopped"
+            raise KeyboardInterrupt(f"{left_off} of a member; go on with the same command and --resume, --name {folder.name}") from None
+        except ConfigError:
+            if [path.name for path in folder.iterdir()] == [NOTE]:  # nothing was begun: the name stays free
+                (folder / NOTE).unlink()
+                folder.rmdir()
+            raise
         write_report(Path(made.evaluation))
     print(encoder.dumps(told(made), ensure_ascii=False) if json else made, flush=True)
     return made

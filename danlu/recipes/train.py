@@ -125,6 +125,8 @@ def train(
     if folds is not None:
         wish = Options(**options)
         name = name or f"{Path(str(start)).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if profile:
+            raise ConfigError("--profile came with --folds; it is for one model: leave --folds out")
         how: dict[str, Any] = {"checkpoint_every": checkpoint_every, "threads": threads}
         folding = late("danlu.recipes.folds", "evaluate")  # scikit-learn takes a second to import
         check_name(name)
@@ -201,9 +203,11 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             raise DataError(f"{', '.join(wish.data)} has changed since {run.folder} began; restore it, or begin another --name")
         restore(loaded, checkpoint)
         progress = load_training_state(checkpoint, module, optimizers, average)
+        if any(run.manifest.get("settings", {}).get(key) != getattr(wish, key) for key in EXTENT):
+            progress.worse = 0  # more was asked for than that it stopped early
     before, progress.processes, progress.threads = (progress.processes, progress.threads), team.size, threads
     team.draw_apart(wish.seed, progress.step)
-    first = Progress(**vars(progress))
+    first, goal = Progress(**vars(progress)), _goal(wish, loaded, lesson)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     learning = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     some = f" ({learning:,} of them learn)" if learning < parameters else ""
@@ -225,7 +229,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
             run.write_manifest(_manifest({"start": start, **asdict(wish)}, config, loaded, progress, parameters, lesson.fingerprint))
             if lesson.inputs:
                 run.write_inputs({*lesson.inputs, *Run.holding(Path(start)).inputs()})  # what the start has seen is not forgotten
-        session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average, _goal(wish, loaded, lesson))
+        session = Session(run, loaded, lesson, config, extent, progress, watch, team, optimizers, average, goal)
         if profile and team.leads:
             session.profile = Profile(run.profile, watch.say)
             session.lesson = replace(lesson, objective=session.profile.loading(lesson.objective))

@@ -98,7 +98,9 @@ class Options:
         given: Any = self.data
         named = [given] if isinstance(given, str | Path) else given or ()
         object.__setattr__(self, "data", tuple(str(source) for source in named))
-        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        object.__setattr__(self, "labels", tuple(str(label).strip() for label in self.labels))
+        if len(set(self.labels)) < len(self.labels) or "" in self.labels:
+            raise ConfigError(f"--labels came as {', '.join(map(repr, self.labels))}; expected each name once, and none empty")
         if sum(value is not None for value in (self.steps, self.budget, self.epochs)) > 1:
             raise ConfigError("several of --steps, --budget and --epochs came; expected one of them")
         if self.epochs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import torch
 
 from danlu.base.device import computing_in
 from danlu.base.errors import CheckpointError
-from danlu.base.run import Run
+from danlu.base.run import Run, find_fault
 from danlu.inference.model import Model
 from danlu.models.loading import Loaded, restore, save_loaded
 from danlu.training.average import Average
@@ -31,6 +32,7 @@ from danlu.training.watch import Watch
 SAMPLE_TOKENS = 48
 CHECKPOINT_SECONDS = 30.0  # at least, between two, unless a number of steps is given
 SAMPLES = 4  # on the way, beside the last
+REST = 9  # times as long as a measurement takes, at least, until the next, if there is a budget
 SMALLER_RATE = 0.5  # after a setback
 
 Told = TypeVar("Told")
@@ -55,6 +57,7 @@ class Session:
         self.first = self._snapshot() if progress.step == 0 and team.leads else None
         self.saved_step = progress.step if progress.step else -1
         self.final_step = progress.step  # of the weights that are taken away
+        self.measured_step, self.untold = -1, False
 
     def go(self, checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
         """Train to the end, then save the last checkpoint and the model to take away, which the module then holds."""
@@ -75,10 +78,13 @@ class Session:
             due = report.step % checkpoint_every == 0 if checkpoint_every else done - saved_at >= 0.1 and rested
             # Measured by the share that is done alone, not by the clock: whether a run stops early must not hang on the machine.
             tenth = report.step % checkpoint_every == 0 if checkpoint_every else int(10 * done) > int(10 * measured_at)
-            measure = self.config.patience is not None and tenth
+            measure = self.config.patience is not None and tenth and not asked
             if measure and done < 1:
-                measured_at = done
+                began = time.perf_counter()
                 self._measure()
+                asked = stopped()
+                # With a budget the measuring takes time of it, too: a slow one comes less often, so that most of it goes into steps.
+                measured_at = done if self.extent.seconds is None else done + (time.perf_counter() - began) / self.extent.seconds * REST
             if ((due or measure) and done < 1) or asked:
                 self._save()
                 saved_at, saved_time = done, time.perf_counter()
@@ -130,16 +136,23 @@ class Session:
         return self.config.patience is not None and self.progress.worse >= self.config.patience
 
     def _end(self) -> None:
-        if self.config.patience and not self._stuck:
+        if self.config.patience and not self._stuck and self.measured_step != self.progress.step:
             self._measure()
+        if self._stuck and self.extent.done(self.progress.step, self.progress.seconds) < 1:
+            times, name = self.progress.worse, self.goal.name if self.goal else "loss"
+            self.watch.say(f"stopped early: {name} on what was held out has not got better for {times} measurements")
         step = self.progress.step
         self._save()  # before evaluation, which may fail alone
         self.beside.settle()
-        place = self.run.checkpoint(self.progress.best_step)
-        if self.config.patience and self.progress.best_step != step and not place.is_dir():  # the disk was full then
-            self.watch.say(f"danlu: the best weights, of step {self.progress.best_step:,}, could not be saved; the last are taken away")
-        elif self.config.patience and self.progress.best_step != step:
-            step = self.progress.best_step
+        best_step = self.progress.best_step
+        place = self.run.checkpoint(best_step)
+        if self.config.patience and best_step in (0, step):  # what was held out could tell nothing, or the last are the best
+            pass
+        elif self.config.patience and (not place.is_dir() or find_fault(place) is not None):  # the disk was full then, or has rotted
+            what = "could not be saved" if not place.is_dir() else f"are damaged ({find_fault(place)})"
+            self.watch.say(f"danlu: the best weights, of step {best_step:,}, {what}; the last are taken away")
+        elif self.config.patience:
+            step = best_step
             best = "" if self.goal is None else f" ({self.goal.name} {self.goal.distance(self.progress.best):.4f})"
             self.watch.say(f"the best weights were those of step {step:,}{best}: they are taken away")
             restore(self.loaded, place)
@@ -163,16 +176,22 @@ class Session:
             loss, right = held_out(self.lesson.held_out, module, lambda: computing_in(self.progress.precision, device))
             reached = None if self.goal is None else self._ask(self.goal.of)
         step, distance = self.progress.step, loss if self.goal is None or reached is None else self.goal.distance(reached)
-        if distance < self.progress.best:
+        self.measured_step = step
+        if math.isnan(distance):
+            if self.goal is not None and not self.untold:
+                self.untold = True
+                self.watch.say(f"danlu: what was held out cannot tell {self.goal.name} yet; it counts as no measurement")
+        elif distance < self.progress.best:
             self.progress.best, self.progress.best_step, self.progress.worse = distance, step, 0
         else:
             self.progress.worse += 1
-        figures = {"val_loss_nats": loss} | ({"val_accuracy": right} if self.lesson.grades else {})
+        figures: dict[str, float | None] = {"val_loss_nats": loss, **({"val_accuracy": right} if self.lesson.grades else {})}
         if self.goal is not None and reached is not None:
-            figures[f"val_{self.goal.name}"] = reached
+            figures[f"val_{self.goal.name}"] = None if math.isnan(reached) else reached
         self.run.log(kind="evaluation", step=step, final=False, **figures)
         for name, value in figures.items():
-            self.watch.curve(name, value, step)
+            if value is not None:
+                self.watch.curve(name, value, step)
 
     def _go_back(self, fault: Diverged) -> None:
         """Once, to the last good checkpoint with a smaller rate. Raises: Diverged the second time, with an explanation."""

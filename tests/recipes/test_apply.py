@@ -85,9 +85,14 @@ def test_nothing_and_the_wrong_are_refused_with_a_line(run: str, tmp_path: Path)
 
 def test_a_row_s_own_answer_and_long_numbers_stay_as_they_came(run: str, tmp_path: Path) -> None:
     lines = ['{"text": "old", "answer": "mine"}', '{"id": 12345678901234567890123, "text": "new 河" }']
+    lines.append('{"x" : 0.10000000000000000001, "answer":1.50, "answer_given": {"answer": [2]}, "text": "old"}')
     (tmp_path / "in.jsonl").write_text("\n".join(lines), "utf-8")
     danlu.apply(run, source=str(tmp_path / "in.jsonl"), out=tmp_path / "deep" / "out.jsonl")
-    first, second = read(tmp_path / "deep" / "out.jsonl")
+    first, second, _ = read(tmp_path / "deep" / "out.jsonl")
+    kept = (tmp_path / "deep" / "out.jsonl").read_text("utf-8").splitlines()[2]
+    assert kept.startswith(
+        '{"x" : 0.10000000000000000001, "answer_given_2":1.50, "answer_given": {"answer": [2]}, "text": "old", "answer": {'
+    )
     assert first["answer_given"] == "mine" and first["answer"]["label"] == "old"  # type: ignore[index]
     assert second["id"] == 12345678901234567890123 and second["answer"]["label"] == "new"  # type: ignore[index]
 

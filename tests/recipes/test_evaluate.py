@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,15 @@ def test_rows_that_were_trained_on_are_named(place: Path) -> None:
     (place / "leaky.jsonl").write_text((place / "test.jsonl").read_text() + "\n" + (place / "train.jsonl").read_text().splitlines()[3])
     found = danlu.evaluate(str(place / "long"), data=place / "leaky.jsonl", out=place / "leaky")
     assert found.checks.leaks == 1 and "leaky.jsonl:61" in str(found.checks)
+
+
+def test_other_rows_do_not_take_an_evaluation_s_place(place: Path) -> None:
+    shutil.copytree(place / "short", place / "further-short", ignore=shutil.ignore_patterns("evaluation"))
+    (place / "few.jsonl").write_text("\n".join((place / "test.jsonl").read_text().splitlines()[:7]))
+    for name in ("few.jsonl", "test.jsonl", "few.jsonl"):
+        danlu.evaluate(str(place / "further-short"), data=place / name)
+    kept = {folder.name: len(samples(folder)) for folder in (place / "further-short" / "evaluation").iterdir() if folder.is_dir()}
+    assert kept == {"classify": 7, "classify-test": 60}
 
 
 def test_a_baseline_and_a_prompt_take_solved_rows_of_ones_own(place: Path, tiny: Path) -> None:
@@ -181,7 +191,10 @@ def test_rows_alike_but_for_case_and_signs_are_named_also_after_training_on(plac
         ({"limit": 0}, "--limit came as 0"),
         ({"seed": -1}, "--seed came as -1"),
         ({"context_length": 8}, "--context-length is for texts"),
-        ({"task": "loss", "limit": 3}, "nothing to a text"),
+        ({"task": "loss", "limit": 0}, "--limit does nothing to a text"),
+        ({"task": "loss", "by": "mean", "shots_by": "nearest"}, "--shots-by, --by do nothing to a text"),
+        ({"task": "loss", "context_length": 0}, "--context-length came as 0"),
+        ({"compare": ("a",), "limit": 3}, "--limit, --data do nothing to --compare"),
     ],
 )
 def test_what_does_nothing_is_refused(how: dict[str, Any], reason: str, place: Path) -> None:

@@ -61,6 +61,50 @@ def test_answers_that_are_written_can_be_the_figure(tmp_path: Path) -> None:
     assert len(told) == 2 and all(0 <= value <= 1 for value in told)
 
 
+def test_what_cannot_be_told_counts_as_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One number held out has no correlation."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"row {number}", "label": number}) for number in range(6)))
+    made = danlu.train(
+        "bert/nano", data=file, task="regress", runs=tmp_path, name="a", patience=2, best_by="spearman", **OPTIONS | {"steps": 24}
+    )
+    said = capsys.readouterr().err
+    assert made.steps == 24 and said.count("cannot tell spearman") == 1 and "could not be saved" not in said
+    rows = [row for row in Run(tmp_path / "a").metrics() if row.get("kind") == "evaluation" and not row["final"]]
+    assert len(rows) == 4 and all(row["val_spearman"] is None for row in rows)
+
+
+def test_a_run_that_stopped_early_says_so_and_goes_on_when_more_is_asked(
+    moods: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = {"data": moods, "task": "classify", "runs": tmp_path, "name": "a", "patience": 1, "best_by": "accuracy"} | OPTIONS
+    first = danlu.train("bert/nano", **how)
+    assert first.steps < 60 and "stopped early: accuracy on what was held out" in capsys.readouterr().err
+    assert danlu.train("bert/nano", **how, resume=True).steps == first.steps  # the same again: it stays as it is
+    assert danlu.train(first.run, resume=True, steps=90).steps > first.steps
+
+
+def test_best_weights_that_rotted_are_not_taken_away(moods: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run was stopped, a bit of its best checkpoint turned, and it goes on to its end."""
+    how = {"data": moods, "task": "classify", "runs": tmp_path, "name": "a", "patience": 9, "best_by": "accuracy"} | OPTIONS
+    danlu.train("bert/nano", **how)
+    run = Run(tmp_path / "a")
+    told = {row["step"]: row["val_accuracy"] for row in run.metrics() if row.get("kind") == "evaluation" and not row["final"]}
+    best = max(told, key=told.__getitem__)
+    last = run.checkpoints()[-1]
+    assert int(last.name.removeprefix("step-")) != best
+    weights = run.checkpoint(best) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    capsys.readouterr()
+    danlu.train("bert/nano", **how, resume=True)
+    assert f"the best weights, of step {best}, are damaged" in capsys.readouterr().err
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with danlu.load(str(run.folder)) as taken, danlu.load(str(last)) as at_last:
+        assert torch.equal(taken.hidden(ids), at_last.hidden(ids))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -72,3 +116,5 @@ def test_answers_that_are_written_can_be_the_figure(tmp_path: Path) -> None:
 def test_what_cannot_be_watched_is_refused(options: dict[str, Any], said: str, moods: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         danlu.train("bert/nano", data=moods, runs=tmp_path, name="a", **({"task": "classify"} | OPTIONS | options))
+    mended = {"task": "classify"} | OPTIONS | options | {"best_by": "loss", "steps": 1, "task": "classify"}
+    assert danlu.train("bert/nano", data=moods, runs=tmp_path, name="a", **mended).steps == 1  # the name was not taken

@@ -38,7 +38,7 @@ class Evaluated(TextLoss):
         )
 
 
-def measure_source(model: str, data: str, split: str, context_length: int | None, precision: str) -> Evaluated:
+def measure_source(model: str, data: str, split: str | None, context_length: int | None, precision: str) -> Evaluated:
     """Foretell every token of a prepared folder's part, or of a text file, once.
 
     Raises: ConfigError if the model foretells no tokens; DataError if the text is of another tokenizer.
@@ -55,14 +55,15 @@ def measure_source(model: str, data: str, split: str, context_length: int | None
     start = next((id for id in (loaded.tokenizer.bos_id, loaded.tokenizer.end_of_text_id) if id is not None), 0)
     module, window = loaded.module.to(device), context_length or min(loaded.config.context_length, 1024)
     if (source / MANIFEST).is_file():
-        prepared = open_prepared(source)
+        prepared, split = open_prepared(source), split or "validation"
         _check_tokenizer(prepared, loaded.tokenizer, model)
         measured = measure_text(module, prepared.split(split), prepared.bytes(split), prepared.separator_id, chosen, window)
+    elif split is not None:
+        raise ConfigError(f"--split came as {split} for {source}, which is measured whole; leave it out, or give a prepared folder")
     else:
         text = TextFile(source, loaded.tokenizer)
         measured = measure_text(module, text, text.num_bytes, start, chosen, window)
-    used = split if (source / MANIFEST).is_file() else None
-    return Evaluated(**asdict(measured), task="loss", model=model, data=str(source), split=used, precision=chosen)
+    return Evaluated(**asdict(measured), task="loss", model=model, data=str(source), split=split, precision=chosen)
 
 
 class TextFile:
