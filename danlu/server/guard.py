@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -46,11 +47,14 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(Headers(scope=scope))
+            refusal = self._refusal(Headers(scope=scope), scope["http_version"])
             if refusal is not None:
                 await reply(refusal)(scope, receive, send_numbered)
             else:
                 await self.app(scope, receive, send_numbered)
+        except asyncio.CancelledError:  # the server ends, and has waited long enough
+            if not status:
+                await reply(RequestError("the server is shutting down; ask again later", code="engine_stopped"))(scope, receive, send_numbered)
         except Exception as error:
             log.exception("request %s failed", number)
             if not status:
@@ -59,8 +63,8 @@ class Guard:
             route = getattr(scope.get("route"), "path", "(no route)")  # the pattern: an address may hold anything
             log.info("%s %s %d %.3f s %s", scope["method"], route, status, time.monotonic() - began, number)
 
-    def _refusal(self, headers: Headers) -> RequestError | None:
-        hosts = headers.getlist("host")
+    def _refusal(self, headers: Headers, version: str) -> RequestError | None:
+        hosts = headers.getlist("host") or ["localhost"] * (version == "1.0")  # which needs none, and no web page speaks
         if len(hosts) != 1 or _name(f"http://{hosts[0]}") not in LOCAL_NAMES:
             return RequestError("the Host header names no local address; this server answers this machine only", code="forbidden_host")
         if any(_name(origin) not in LOCAL_NAMES for origin in headers.getlist("origin")):

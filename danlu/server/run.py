@@ -15,6 +15,7 @@ import uvicorn
 
 from danlu.base.errors import ConfigError
 from danlu.server.app import Service, make_app
+from danlu.server.connection import Connection
 
 GRACE_SECONDS = 5.0  # running answers may end by themselves for so long; then they end in an error event
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -50,7 +51,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError, create_model
 
 from danlu.base.errors import RequestError
-from danlu.inference.sampling import MOST_ALTERNATIVES, Sampling, parameters, told
+from danlu.inference.sampling import MOST_ALTERNATIVES, MOST_BIASES, MOST_STOPS, Sampling, parameters, told
 
 MOST_PROMPTS = 64
 MOST_MESSAGES = 2048
 MOST_INPUTS = 2048
+MOST_FIELDS = 1024
+# Entries of a list or an object, checked before anything in them is; token ids are bounded by the model's context.
+LONGEST = {"prompt": MOST_PROMPTS, "messages": MOST_MESSAGES, "input": MOST_INPUTS, "stop": MOST_STOPS, "logit_bias": MOST_BIASES}
 COMPLETION_TOKENS = 16  # what the OpenAI API writes when max_tokens is not given; chat goes on until the context ends
 
 # Known fields that are not supported yet, each with the values that ask for nothing. Any other value gets a 400 that names it.
@@ -47,6 +50,16 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
+class FirstFault(FailFast):
+    """A list's first fault is told: to gather millions of them would hold up everybody. Hashable, so that unions take it."""
+
+    __hash__ = object.__hash__
+
+
+Texts = Annotated[list[str], FirstFault()]
+Ids = Annotated[list[int], FirstFault()]
+
+
 class Strict(BaseModel):
     """Fields keep their JSON type: no string is taken for a number. Unknown fields are kept, to be named in a warning."""
 
@@ -55,7 +68,7 @@ class Strict(BaseModel):
 
 def _wire_types() -> dict[str, Any]:
     """Sampling's fields as JSON has them; null stands for the default everywhere."""
-    forms: dict[Any, Any] = {tuple[str, ...]: str | list[str], Mapping[int, float]: dict[str, float]}
+    forms: dict[Any, Any] = {tuple[str, ...]: str | Texts, Mapping[int, float]: dict[str, float]}
     hints = get_type_hints(Sampling)
     names = (name for name in parameters() if name not in ("logprobs", "prompt_logprobs"))  # each route has them in its own way
     return {name: (forms.get(hints[name], hints[name]) | None, None) for name in names}
@@ -72,7 +85,7 @@ _SHARED: dict[str, Any] = {
 CompletionRequest = create_model(
     "CompletionRequest",
     __base__=Strict,
-    prompt=(str | list[str] | list[int] | list[list[int]] | None, None),
+    prompt=(str | Texts | Ids | Annotated[list[Ids], FirstFault()] | None, None),
     echo=(bool | None, None),
     logprobs=(int | None, None),
     **_SHARED,
@@ -80,7 +93,7 @@ CompletionRequest = create_model(
 ChatRequest = create_model(
     "ChatRequest",
     __base__=Strict,
-    messages=(list[dict[str, Any]], ...),
+    messages=(Annotated[list[dict[str, Any]], FirstFault()], ...),
     max_completion_tokens=(int | None, None),
     logprobs=(bool | None, None),
     top_logprobs=(int | None, None),
@@ -91,7 +104,7 @@ ChatRequest = create_model(
 class EmbeddingRequest(Strict):
     """Fields of /v1/embeddings."""
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Texts | Ids | Annotated[list[Ids], FirstFault()]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
@@ -102,13 +115,19 @@ class EmbeddingRequest(Strict):
 class ClassifyRequest(Strict):
     """Fields of /classify."""
 
-    input: str | list[str]
+    input: str | Texts
     model: str | None = None
     user: str | None = None
 
 
 def read(kind: type[BaseModel], content: Mapping[str, Any]) -> Any:
     """A typed request. Raises: RequestError that names the field at fault."""
+    if len(content) > MOST_FIELDS:
+        raise RequestError(f"the body has {len(content)} fields; expected at most {MOST_FIELDS}")
+    for name, most in LONGEST.items():
+        value = content.get(name)
+        if isinstance(value, list | dict) and len(value) > most and not (value and isinstance(value, list) and isinstance(value[0], int)):
+            raise RequestError(f"{name} came with {len(value)} entries; expected at most {most}", param=name)
     try:
         body = kind.model_validate(content)
     except ValidationError as error:
