@@ -131,6 +131,14 @@ class Engine:
     ) -> Request:
         if not ids or source == []:
             raise RequestError("the prompt came without tokens; expected at least one", param="prompt")
+        room, given = self.context_length - len(ids), len(ids) if source is None else len(source)
+        if given > self.context_length or (room <= 0 and sampling.max_tokens != 0):
+            raise RequestError(
+                f"the prompt is {given} tokens long and leaves no room for an answer in this model's context of "
+                f"{self.context_length} tokens; shorten it",
+                param="prompt",
+                code="context_length_exceeded",
+            )
         for token in ids + (source or []):
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary_size:
                 raise RequestError(
@@ -140,14 +148,6 @@ class Engine:
             raise RequestError(f"logit_bias names a token that the model lacks; expected below {self.vocabulary_size}", param="logit_bias")
         if sampling.stop and self.tokenizer is None:
             raise RequestError("stop strings came for a model without a tokenizer; leave stop out", param="stop")
-        room, given = self.context_length - len(ids), len(ids) if source is None else len(source)
-        if given > self.context_length or (room <= 0 and sampling.max_tokens != 0):
-            raise RequestError(
-                f"the prompt is {given} tokens long and leaves no room for an answer in this model's context of "
-                f"{self.context_length} tokens; shorten it",
-                param="prompt",
-                code="context_length_exceeded",
-            )
         most_new = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         seed = random.SystemRandom().getrandbits(62) if sampling.seed is None else sampling.seed
         request = Request(ids, sampling, seed, most_new, deliver, source, owner)

@@ -17,7 +17,7 @@ from torch import Tensor
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.backends import choose_numbers, make_backend
 from danlu.inference.embedding import Embedder, Pooling, Text, read_pooling
-from danlu.inference.engine import Engine, Piece
+from danlu.inference.engine import Engine, Piece, Status
 from danlu.inference.request import Limits, Request
 from danlu.inference.sampling import Sampling, parameters, told
 from danlu.inference.text import Token
@@ -28,6 +28,8 @@ from danlu.kernels.packing import Precision
 from danlu.kernels.table import can_walk
 from danlu.models.loading import Loaded, Opened, open_model
 from danlu.nn.fused import fused
+
+CHARACTERS_A_TOKEN = 128  # hardly a token has more; a bound on what is cut into tokens at all
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, str]
@@ -112,6 +114,20 @@ class Model:
         """What answers requests. Raises: RequestError if the model is an encoder."""
         return self._engine_in(self.precision)
 
+    def engine_for(self, sampling: Sampling) -> Engine:
+        """What answers such a request; made first where nobody has asked so before, which takes seconds."""
+        return self._engine_in(self.exact if sampling.prompt_logprobs else self.precision)
+
+    def status(self) -> Status:
+        """How all that answers is doing, together; each thing's worst."""
+        found = [self.engine.status(), *(engine.status() for engine in list(self._engines.values()) if engine is not self.engine)]
+        return Status(
+            alive=all(one.alive for one in found),
+            running=sum(one.running for one in found),
+            waiting=sum(one.waiting for one in found),
+            seconds_in_step=max(one.seconds_in_step for one in found),
+        )
+
     def _engine_in(self, precision: Precision) -> Engine:
         self.check_generates()
         with self._making:
@@ -154,7 +170,7 @@ class Model:
 
         Who asks how likely a prompt is measures, and gets float32's numbers, unless the model was loaded in others by name.
         """
-        engine = self._engine_in(self.exact if sampling.prompt_logprobs else self.precision)
+        engine = self.engine_for(sampling)
         if self.has_source:
             return engine.submit([self.config.start_id], sampling, deliver, source=ids, owner=owner)
         return engine.submit(ids, sampling, deliver, owner=owner)
@@ -171,6 +187,7 @@ class Model:
         elif self.tokenizer is None:
             raise RequestError(f"{self.name} has no tokenizer; give token ids instead of text", param="prompt")
         else:
+            self.check_characters(len(prompt))
             ids = self.tokenizer.encode(prompt)
             if self.begins_with_bos:
                 ids = [self.tokenizer.bos_id, *ids]
@@ -178,6 +195,17 @@ class Model:
             start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.end_of_text_id
             ids = [] if start is None else [start]
         return ids
+
+    def check_characters(self, count: int) -> None:
+        """Raises: RequestError for a text of which one knows that it is too long, before it is cut into tokens."""
+        most = self.config.context_length * CHARACTERS_A_TOKEN
+        if count > most:
+            raise RequestError(
+                f"the prompt is {count} characters long, and this model's context of {self.config.context_length} tokens holds at most "
+                f"{most}; shorten it",
+                param="prompt",
+                code="context_length_exceeded",
+            )
 
     @cached_property
     def begins_with_bos(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from danlu.inference.backend import Backend, Part
@@ -24,16 +24,40 @@ class Schedule:
 
     def admit(self) -> None:
         """Let waiting sequences join, first come first served, as far as places and memory go."""
-        while self.waiting:
-            first = self.waiting[0]
-            more = 1 + len(first.siblings)
-            lengths = [len(entry.ids) + 1 for entry in self.running for _ in range(1 + len(entry.siblings))]
-            if self.running and len(lengths) + more > self.limits.sequences:
-                return
-            if self.running and not self.backend.fits([*lengths, *[len(first.ids) + 1] * more]):
-                return
-            self._join(first)
-            self.waiting.popleft()
+        self._make_way()
+        while self.waiting and self._fits(self.waiting[0]):
+            self._join(self.waiting[0])
+            self.waiting.popleft()  # after it: who is lost in between is told by whoever clears up
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether it may join with its siblings; alone it always may."""
+        if not self.running:
+            return True
+        more = 1 + len(sequence.siblings)
+        lengths = [len(entry.ids) + 1 for entry in self.running for _ in range(1 + len(entry.siblings))]
+        return len(lengths) + more <= self.limits.sequences and self.backend.fits([*lengths, *[len(sequence.ids) + 1] * more])
+
+    def _make_way(self) -> None:
+        """Who has no place does not wait for a request that has more than it wants: the latter's youngest answers go back to the queue.
+
+        They are read again when they come back, to the same bits, mostly from pages that are kept.
+        """
+        served = {entry.request for entry in self.running}
+        kept_out = next((entry for entry in self.waiting if entry.request not in served), None)
+        if kept_out is None:
+            return
+        sent_back = list[Sequence]()
+        while not self._fits(kept_out):
+            places = Counter(entry.request for entry in self.running for _ in range(1 + len(entry.siblings)))
+            largest = max(places, key=lambda request: (places[request], request.arrival))
+            youngest = max((entry for entry in self.running if entry.request is largest), key=lambda entry: entry.order)
+            if places[largest] <= 1 + len(kept_out.siblings) or youngest.siblings:
+                break
+            self.leave(youngest)
+            sent_back.append(youngest)
+        if sent_back:
+            self.waiting.remove(kept_out)
+            self.waiting.extendleft([*sent_back, kept_out])
 
     def parts(self) -> tuple[list[Part], list[Part]]:
         """What is computed in the next step: prompts that go on, and answers that do.

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models
 
-from danlu.base.errors import CheckpointError, ConfigError
+from danlu.base.errors import CheckpointError, ConfigError, RequestError
 from danlu.base.storage import write_whole
 from danlu.inputs.bulk import BulkEncoder, byte_of_character
 from danlu.inputs.model_text import ModelText
@@ -22,6 +22,7 @@ from danlu.inputs.pieces import SPACE, UNREACHABLE, sentinel
 from danlu.inputs.spacing import without_spaces
 from danlu.inputs.vocabulary_files import FILE, read_settings, read_vocabulary_file, vocabulary_file
 
+LONG = 2**14  # characters: a matter of milliseconds
 END_OF_TEXT = "<|endoftext|>"
 BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
@@ -77,7 +78,13 @@ class Tokenizer:
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Ids of a text, nothing added before or after; `special` reads control tokens written in it as such."""
         raw = self._reading_controls if special else self._reading_text
-        return raw.encode(text, add_special_tokens=False).ids
+        try:
+            if len(text) > LONG:  # several at once are read without Python's lock, so that other threads go on
+                return raw.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            return raw.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            told = "the text is not UTF-8 (it holds half a surrogate pair); expected whole characters"
+            raise RequestError(told, param="prompt") from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of many texts, the same as encode gives one by one, but faster."""

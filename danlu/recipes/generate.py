@@ -6,7 +6,9 @@ import json as json_format
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from danlu.base.device import set_threads
 from danlu.base.errors import RequestError
@@ -36,7 +38,13 @@ class Generated:
 
 @spread(Sampling, temperature=DEFAULT_TEMPERATURE)
 def generate(
-    model: str, prompt: str, *, precision: str = "auto", threads: int | None = None, json: bool = False, **sampling: Any
+    model: str,
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    precision: str = "auto",
+    threads: int | None = None,
+    json: bool = False,
+    **sampling: Any,
 ) -> Generated:
     """Continue a prompt; the text streams to standard output as it comes.
 

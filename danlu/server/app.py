@@ -66,7 +66,7 @@ class Service:
         if not model.generates:
             running = self.embeddings[model].open + self.classes[model].open
             return {"status": "failed" if model.closed else "ok", "running": running, "waiting": 0}
-        status = model.engine.status()
+        status = model.status()
         well = status.alive and status.seconds_in_step < STUCK_SECONDS
         return {"status": "ok" if well else "failed", "running": status.running, "waiting": status.waiting}
 
@@ -135,6 +135,7 @@ async def _complete(service: Service, http: Request, engine: str | None) -> Resp
     include_usage = schema.wants_usage(body)
     # Off the loop: a long text takes a while to be cut into tokens, and nobody else is to wait for it.
     ids = await asyncio.to_thread(lambda: [model.encode(prompt) for prompt in prompts])
+    await asyncio.to_thread(model.engine_for, sampling)
     echoes = [_echo(model, prompt) if body.echo else "" for prompt in prompts]
     shape = CompletionShape(name)
     asked = Asked(
@@ -156,6 +157,7 @@ async def _chat(service: Service, http: Request, engine: str | None) -> Response
     model, sampling, messages = service.find(name), schema.sampling_of(body), schema.messages_of(body)
     model.check_generates()
     include_usage = schema.wants_usage(body)
+    model.check_characters(sum(len(message["content"]) for message in messages))
     ids = await asyncio.to_thread(chat_ids, model.tokenizer, messages)
     asked = Asked(
         model=model,

@@ -17,6 +17,7 @@ from danlu.server.errors import reply
 
 log = logging.getLogger(__name__)
 
+STOPPING = RequestError("the server is shutting down; ask again later", code="engine_stopped")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -54,7 +55,7 @@ class Guard:
                 await self.app(scope, receive, send_numbered)
         except asyncio.CancelledError:  # the server ends, and has waited long enough
             if not status:
-                await reply(RequestError("the server is shutting down; ask again later", code="engine_stopped"))(scope, receive, send_numbered)
+                await reply(STOPPING)(scope, receive, send_numbered)
         except Exception as error:
             log.exception("request %s failed", number)
             if not status:
@@ -70,7 +71,7 @@ class Guard:
         if any(_name(origin) not in LOCAL_NAMES for origin in headers.getlist("origin")):
             return RequestError("the Origin header names another site; this server answers this machine only", code="forbidden_origin")
         if self.stopping():
-            return RequestError("the server is shutting down; ask again later", code="engine_stopped")
+            return STOPPING
         return None
 
 

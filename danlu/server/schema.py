@@ -124,10 +124,10 @@ def read(kind: type[BaseModel], content: Mapping[str, Any]) -> Any:
     """A typed request. Raises: RequestError that names the field at fault."""
     if len(content) > MOST_FIELDS:
         raise RequestError(f"the body has {len(content)} fields; expected at most {MOST_FIELDS}")
-    for name, most in LONGEST.items():
-        value = content.get(name)
-        if isinstance(value, list | dict) and len(value) > most and not (value and isinstance(value, list) and isinstance(value[0], int)):
-            raise RequestError(f"{name} came with {len(value)} entries; expected at most {most}", param=name)
+    for field, most in LONGEST.items():
+        value = content.get(field)
+        if isinstance(value, list | dict) and len(value) > most and not (isinstance(value, list) and isinstance(value[0], int)):
+            raise RequestError(f"{field} came with {len(value)} entries; expected at most {most}", param=field)
     try:
         body = kind.model_validate(content)
     except ValidationError as error:

@@ -148,6 +148,23 @@ def test_a_short_prompt_does_not_wait_behind_long_ones(kind: str) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("answers", [1, 8])
+def test_a_request_with_many_answers_keeps_nobody_out(kind: str, answers: int) -> None:
+    """Its youngest answers give way, and say the same when they go on."""
+    how = {"temperature": 1.0, "seed": 3, "max_tokens": 100, "n": 16}
+    calm = engine_of(kind)
+    alone = Asked(calm, PROMPTS[2][:9], **how).answers()
+    calm.close()
+    engine = engine_of(kind, limits=Limits(sequences=16))
+    large = Asked(engine, PROMPTS[2][:9], **how)
+    while large.request.sampled < 40:
+        time.sleep(0.001)
+    small = Asked(engine, PROMPTS[5][:9], n=answers, temperature=0, max_tokens=3)
+    assert len(small.answers()) == answers and large.request.open == 16, "the newcomer waited for an answer to end"
+    assert large.answers() == alone
+    engine.close()
+
+
 def test_cancelling_frees_the_place_at_once_in_every_state(kind: str) -> None:
     engine = engine_of(kind, limits=Limits(sequences=16, chunk=8))
     others = [Asked(engine, ids, temperature=0, max_tokens=30) for ids in PROMPTS[:4]]
