@@ -114,7 +114,7 @@ def test_a_task_learns_its_head_and_an_adapter(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.jsonl"
     numbers.write_text("\n".join(json.dumps(row | {"label": len(row["text"])}, ensure_ascii=False) for row in rows))
     first = danlu.train("bert/nano", task="regress", steps=3, name="first", **given | {"data": str(numbers)})
-    made = danlu.train(first.run, task="classify", epochs=12, rate=5e-3, adapt="lora", name="a", **given)
+    made = danlu.train(first.run, task="classify", epochs=12, rate=5e-3, batch_rows=32, adapt="lora", name="a", **given)
     assert made.val_accuracy is not None and made.val_accuracy > 0.9
     assert load_model(made.run).config.head.names == ("bad", "good")
     assert json.loads((Path(made.model) / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"

@@ -123,13 +123,23 @@ def test_other_tasks(tmp_path: Path) -> None:
     results = {}
     for task, rows in (("label", tagged), ("regress", numbers), ("span", spans)):
         data = rows_file(tmp_path, rows)
-        results[task] = danlu.train("bert/nano", task=task, data=data, epochs=12, rate=2e-3, runs=tmp_path, name=task, **OPTIONS)
+        results[task] = danlu.train(
+            "bert/nano", task=task, data=data, epochs=12, rate=2e-3, batch_rows=32, runs=tmp_path, name=task, **OPTIONS
+        )
     assert results["label"].val_accuracy > 0.9
     assert results["regress"].val_loss_nats < 0.5  # squared error; the variance is 1.25
     assert results["span"].val_accuracy > 0.9
     pairs = [{"source": f"gold {i % 7}", "target": f"金 {i % 7}"} for i in range(210)]
     made = danlu.train(
-        "seq2seq/nano", task="translate", data=rows_file(tmp_path, pairs), epochs=25, rate=3e-3, runs=tmp_path, name="t", **OPTIONS
+        "seq2seq/nano",
+        task="translate",
+        data=rows_file(tmp_path, pairs),
+        epochs=25,
+        rate=3e-3,
+        batch_rows=32,
+        runs=tmp_path,
+        name="t",
+        **OPTIONS,
     )
     with danlu.load(made.run) as model:
         assert model.generate("gold 5", max_tokens=20, temperature=0).text.strip() == "金 5"
