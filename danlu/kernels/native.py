@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import os
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -131,11 +132,17 @@ class NativeSteps(Steps):
             score_scale=table.score_scale,
             cache_kind=PRECISIONS.index(CACHES[table.precision]),
         )
-        self.engine = library.danlu_open(threads)
+        self.threads = threads
+        self._open()
+
+    def _open(self) -> None:
+        self.engine, self.process = self.library.danlu_open(self.threads), os.getpid()
         if not self.engine:
             raise MemoryError("no room for the threads that compute")
 
     def step(self, work: StepWork) -> Found:
+        if self.process != os.getpid():  # a fork has no threads but the one that forked: what it has of the others is let go
+            self._open()
         wanted = len(work.wanted)
         logits = torch.empty(wanted, self.table.config.vocabulary_size)
         likeliest, finite = np.zeros(wanted, np.int32), np.zeros(wanted, np.int32)
@@ -161,7 +168,7 @@ class NativeSteps(Steps):
 
     def close(self) -> None:
         """End the threads."""
-        if self.engine:
+        if self.engine and self.process == os.getpid():
             self.library.danlu_close(self.engine)
             self.engine = None
 

@@ -61,6 +61,8 @@ def decode(
     found = []
     with load(model, precision=precision) as loaded:
         loaded.check_generates()
+        if max(batch) > (most := loaded.limits.sequences):
+            raise ConfigError(f"--batch came as {max(batch)}; at most {most} answers advance together")
         meter = Meter(loaded)
         meter.decode(1, 4)  # the engine is made, and memory is touched
 
@@ -125,11 +127,13 @@ def quality(
         raise ConfigError(f"context and tokens came as {context} and {tokens}; expected at least 2, and 0 or more")
     try:
         content = text.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{text} is not here; --text takes a file of text") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise DataError(f"{text} is no file here; --text takes a file of text") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{text} is not UTF-8 ({error}); convert it first") from None
     opened = open_model(model)
+    if opened.family.pretraining != "next-token":
+        raise ConfigError(f"{model} foretells no next tokens, which is what precisions are compared by; expected a decoder")
     if opened.tokenizer is None:
         raise ConfigError(f"{model} has no tokenizer, and a text must be cut into its tokens")
     ids = opened.tokenizer.encode(content)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import transformers
 
 from danlu.base.errors import RequestError
 from danlu.inference.model import Model, load
+from danlu.inference.sampling import Sampling
 from danlu.inputs.conversation import chat_ids, end_ids
 
 from .tiny import CONTEXT, tiny_tokenizer, write_tiny
@@ -136,3 +139,47 @@ def test_threads_asking_at_once_get_their_own_answers(model: Model) -> None:
     for thread in threads:
         thread.join()
     assert found == {number: alone[number % 4] for number in range(12)}
+
+
+def test_its_status_tells_of_all_that_answers(tiny_folder: Path) -> None:
+    """Also of what computes prompts' likelihoods, in other numbers than answers."""
+    with load(tiny_folder, precision="int8") as model:
+        model.engine  # noqa: B018 (made)
+        other = model._engine_in("float32")
+        request = other.submit([1], Sampling(temperature=1, max_tokens=200, n=16), lambda _: None)
+        while not request.sampled:
+            time.sleep(0.001)
+        assert model.status().running + model.status().waiting > 0 and model.status().alive
+        other.close()
+        assert not model.status().alive
+
+
+def test_text_that_is_too_long_or_no_utf8_is_refused_before_it_is_cut_into_tokens(model: Model) -> None:
+    with pytest.raises(RequestError, match=r"the prompt is 100,?000 characters long") as told:
+        model.encode("a" * 100_000)
+    assert told.value.code == "context_length_exceeded"
+    for text in ("caf\udce9", "\ud800" * 20_000):
+        with pytest.raises(RequestError, match="not UTF-8"):
+            model.encode(text)
+        with pytest.raises(RequestError, match="not UTF-8"):
+            chat_ids(model.tokenizer, [{"role": "user", "content": text}])
+
+
+def test_long_texts_have_the_tokens_of_short_ones(model: Model) -> None:
+    text = "The river 河 🐉 " * 2000
+    assert len(text) > 2**14 and model.tokenizer.encode(text) == model.tokenizer.raw.encode(text, add_special_tokens=False).ids
+
+
+def test_a_fork_answers_as_its_parent(tiny_folder: Path) -> None:
+    """Whose threads it has not."""
+    script = (
+        "import os, sys, torch, danlu\n"
+        "torch.set_num_threads(2)\n"
+        "model = danlu.load(sys.argv[1])\n"
+        "say = lambda: model.generate('The river', max_tokens=8, temperature=0).text\n"
+        "said, child = say(), os.fork()\n"
+        "if not child: os._exit(0 if say() == said else 3)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or (0 if say() == said else 4))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tiny_folder)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

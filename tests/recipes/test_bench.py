@@ -46,10 +46,12 @@ def test_what_cannot_be_measured_is_refused(tiny: str, tmp_path: Path) -> None:
         decode(tiny, batch=(1,), prompt=CONTEXT + 1, tokens=2)
     with pytest.raises(ConfigError, match="positive numbers"):
         decode(tiny, batch=(0,))
+    with pytest.raises(ConfigError, match="at most 32 answers advance together"):
+        decode(tiny, batch=(300,))
     with pytest.raises(RequestError, match="encoder"):
         decode(str(write_encoder(tmp_path / "encoder", {"pooling_mode": "mean"})), batch=(1,))
     (tmp_path / "text.txt").write_text("The river")
-    with pytest.raises(DataError, match="is not here"):
+    with pytest.raises(DataError, match="is no file here"):
         quality(tiny, text=tmp_path / "nowhere.txt")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ConfigError, match="0 tokens long"):
