@@ -108,7 +108,7 @@ class Opened:
             raise _misshapen(tensors, error) from None
 
     def _empty(self) -> nn.Module:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), Unfilled():
             return self.family.build(self.config)
 
 
@@ -217,7 +217,7 @@ def restore(loaded: Loaded, folder: Path) -> None:
     fill(loaded.module, loaded.family.names(loaded.config), settings, folder, in_place=True)
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """New parameters that are about to come from a file are not filled: on the meta device torch would load its compiler for that."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:

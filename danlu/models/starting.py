@@ -10,7 +10,7 @@ import torch
 from danlu.base.errors import ConfigError
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.models.base import Family, Head
-from danlu.models.loading import Loaded, families, load_model, with_head
+from danlu.models.loading import Loaded, Unfilled, families, load_model, with_head
 
 
 def family_of_size(start: str) -> Family | None:
@@ -30,7 +30,7 @@ def new_model(start: str, tokenizer: Tokenizer, context_length: int | None = Non
 
 def count_weights(family: Family, config: Any) -> int:
     """How many weights a model will have, found without memory for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         return sum(weight.numel() for weight in family.build(config).parameters())
 
 

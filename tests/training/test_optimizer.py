@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from danlu.training import muon as muon_module
 from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import TrainingConfig
 from danlu.training.muon import Muon, orthogonal
-from danlu.training.optimizer import make_optimizers
+from danlu.training.optimizer import make_optimizers, sparing
 
 Numbers = NDArray[np.float64]
 RATE, DECAY, EPSILON = 0.01, 0.3, 1e-8
@@ -182,3 +184,32 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int], 
     kept = inner.diagonal(dim1=1, dim2=2)
     assert 0.79 - slack < kept.min() and kept.max() < 1.21 + slack
     assert (inner - torch.diag_embed(kept)).abs().max() < (1e-4 if numbers == torch.float32 else 0.05)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_sparing_the_compiler_changes_no_bit(kind: Any) -> None:
+    ends = []
+    for maker in (kind, sparing(kind)):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(5, 3)
+        optimizer = maker(layer.parameters(), lr=0.01, fused=True)
+        for _ in range(5):
+            layer(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        again = maker(layer.parameters(), lr=0.5, fused=True)
+        again.load_state_dict(optimizer.state_dict())
+        assert again.param_groups[0]["lr"] == 0.01
+        ends.append(torch.cat([weight.flatten() for weight in layer.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_training_loads_no_compiler(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"row {number},{number % 2}\n" for number in range(40)))
+    script = (
+        "import sys, danlu\n"
+        "danlu.train('bert/nano', task='classify', data='rows.csv', steps=2, checkpoint_every=1, runs='.', name='a', threads=1)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
