@@ -22,6 +22,8 @@ from danlu.data.unanswered import without_answer
 from danlu.evaluation.answerers.base import Answerer
 from danlu.tasks.base import Task
 
+NUMBERS_AS_TEXT = json.JSONDecoder(parse_int=str, parse_float=str)  # Python refuses numbers of thousands of digits
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -90,14 +92,14 @@ def _line(asked: Asked, answer: Mapping[str, Any]) -> bytes:
 
 def _renamed(content: str, old: str, new: str) -> str:
     """A JSON object's text with a field called otherwise, and all else to the letter."""
-    decoder, kept, begin = json.JSONDecoder(), list[str](), 0
+    kept, begin = list[str](), 0
     place = content.index("{") + 1
     while content[place := _behind_space(content, place)] != "}":
-        name, end = decoder.raw_decode(content, place)
+        name, end = NUMBERS_AS_TEXT.raw_decode(content, place)
         if name == old:
             kept += content[begin:place], json.dumps(new)
             begin = end
-        _, place = decoder.raw_decode(content, _behind_space(content, _behind_space(content, end) + 1))
+        _, place = NUMBERS_AS_TEXT.raw_decode(content, _behind_space(content, _behind_space(content, end) + 1))
         place = _behind_space(content, place)
         place += content[place] == ","
     return "".join(kept) + content[begin:]
@@ -140,7 +142,7 @@ def resume(partial: Path, note: Path, asked: dict[str, Any]) -> Counter[str]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            _tally(json.loads(line)["answer"], counts)
+            _tally(NUMBERS_AS_TEXT.decode(line.decode())["answer"], counts)
             whole += len(line)
     os.truncate(partial, whole)
     return counts

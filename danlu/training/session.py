@@ -146,17 +146,16 @@ class Session:
         self.beside.settle()
         best_step = self.progress.best_step
         place = self.run.checkpoint(best_step)
-        if self.config.patience and best_step in (0, step):  # what was held out could tell nothing, or the last are the best
-            pass
-        elif self.config.patience and (not place.is_dir() or find_fault(place) is not None):  # the disk was full then, or has rotted
-            what = "could not be saved" if not place.is_dir() else f"are damaged ({find_fault(place)})"
-            self.watch.say(f"danlu: the best weights, of step {best_step:,}, {what}; the last are taken away")
-        elif self.config.patience:
-            step = best_step
-            best = "" if self.goal is None else f" ({self.goal.name} {self.goal.distance(self.progress.best):.4f})"
-            self.watch.say(f"the best weights were those of step {step:,}{best}: they are taken away")
-            restore(self.loaded, place)
-            load_training_state(place, self.loaded.module, self.optimizers, self.average)
+        if self.config.patience and best_step not in (0, step):  # 0: what was held out could tell nothing
+            fault = find_fault(place) if place.is_dir() else "the disk was full then"
+            if fault is not None:
+                self.watch.say(f"danlu: the best weights, of step {best_step:,}, are lost ({fault}); the last are taken away")
+            else:
+                step = best_step
+                best = "" if self.goal is None else f" ({self.goal.name} {self.goal.distance(self.progress.best):.4f})"
+                self.watch.say(f"the best weights were those of step {step:,}{best}: they are taken away")
+                restore(self.loaded, place)
+                load_training_state(place, self.loaded.module, self.optimizers, self.average)
         self.final_step = step
         if self.average is not None:
             self.average.exchange()

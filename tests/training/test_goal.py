@@ -69,7 +69,7 @@ def test_what_cannot_be_told_counts_as_no_measurement(tmp_path: Path, capsys: py
         "bert/nano", data=file, task="regress", runs=tmp_path, name="a", patience=2, best_by="spearman", **OPTIONS | {"steps": 24}
     )
     said = capsys.readouterr().err
-    assert made.steps == 24 and said.count("cannot tell spearman") == 1 and "could not be saved" not in said
+    assert made.steps == 24 and said.count("cannot tell spearman") == 1 and "are lost" not in said
     rows = [row for row in Run(tmp_path / "a").metrics() if row.get("kind") == "evaluation" and not row["final"]]
     assert len(rows) == 4 and all(row["val_spearman"] is None for row in rows)
 
@@ -99,7 +99,7 @@ def test_best_weights_that_rotted_are_not_taken_away(moods: Path, tmp_path: Path
     weights.write_bytes(content)
     capsys.readouterr()
     danlu.train("bert/nano", **how, resume=True)
-    assert f"the best weights, of step {best}, are damaged" in capsys.readouterr().err
+    assert f"the best weights, of step {best}, are lost ({weights} has changed" in capsys.readouterr().err
     ids = torch.tensor([[1, 2, 3, 4]])
     with danlu.load(str(run.folder)) as taken, danlu.load(str(last)) as at_last:
         assert torch.equal(taken.hidden(ids), at_last.hidden(ids))
