@@ -15,6 +15,22 @@ from danlu.training.muon import Muon
 LOAD_THE_COMPILER = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
+def sparing(kind: Any) -> Any:
+    """One of torch's optimizers, the same but that it does not load torch's compiler, which takes one to three seconds.
+
+    `step` loads it to end a graph that nobody makes; some other methods to tell it not to look at them, unless an earlier call has left
+    under this name what is to be called. Where another torch does otherwise, nothing changes.
+    """
+    for name in LOAD_THE_COMPILER:
+        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if method is not None and not hasattr(method, "__dynamo_disable"):
+            setattr(method, "__dynamo_disable", method)
+    return type(kind.__name__, (kind,), {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+SGD, Adam, AdamW = sparing(torch.optim.SGD), sparing(torch.optim.Adam), sparing(torch.optim.AdamW)
+
+
 def make_optimizers(module: nn.Module, config: TrainingConfig, precision: Precision = "float32") -> list[torch.optim.Optimizer]:
     """SGD with momentum, Adam or AdamW over all weights that learn; or Muon over the matrices within blocks and AdamW over the rest.
 
@@ -29,28 +45,15 @@ def make_optimizers(module: nn.Module, config: TrainingConfig, precision: Precis
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
     betas = (config.beta1, config.beta2)
     if config.optimizer == "sgd":
-        return [sparing(torch.optim.SGD)([{"params": rest, "peak": config.rate}], lr=config.rate, momentum=config.momentum, fused=True)]
+        return [SGD([{"params": rest, "peak": config.rate}], lr=config.rate, momentum=config.momentum, fused=True)]
     if config.optimizer == "adam":
-        return [sparing(torch.optim.Adam)([{"params": rest, "peak": config.rate}], lr=config.rate, betas=betas, fused=True)]
+        return [Adam([{"params": rest, "peak": config.rate}], lr=config.rate, betas=betas, fused=True)]
     groups = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay, "peak": config.rate},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0, "peak": config.rate},
     ]
-    adam = sparing(torch.optim.AdamW)(groups, lr=config.rate, betas=betas, fused=True)
+    adam = AdamW(groups, lr=config.rate, betas=betas, fused=True)
     if not hidden:
         return [adam]
     numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return [Muon([{"params": hidden, "peak": config.muon_rate}], lr=config.muon_rate, numbers=numbers), adam]
-
-
-def sparing(kind: Any) -> Any:
-    """One of torch's optimizers, the same but that it does not load torch's compiler, which takes one to three seconds.
-
-    `step` loads it to end a graph that nobody makes; some other methods to tell it not to look at them, unless an earlier call has left
-    under this name what is to be called. Where another torch does otherwise, nothing changes.
-    """
-    for name in LOAD_THE_COMPILER:
-        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
-        if method is not None and not hasattr(method, "__dynamo_disable"):
-            setattr(method, "__dynamo_disable", method)
-    return type(kind.__name__, (kind,), {"step": torch.no_grad()(inspect.unwrap(kind.step))})

@@ -97,7 +97,7 @@ SLIPS = {
         ("fused", "maximize=True, fused"),
     ],
     "Adam and AdamW": [
-        ("torch.optim.Adam(", "torch.optim.AdamW("),
+        ("[Adam(", "[AdamW("),
         ("betas=betas, fused=True)]", "betas=betas[::-1], fused=True)]"),
         ("AdamW(groups", "Adam(groups"),
     ],
