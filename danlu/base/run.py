@@ -141,7 +141,7 @@ class Run:
     @property
     def final_at(self) -> float:
         """When the model to take away was written, in seconds since 1970; 0 if there is none. It is there whole or not at all."""
-        return self.final.stat().st_mtime if self.final.is_dir() else 0.0
+        return max((file.stat().st_mtime for file in self.final.glob("*")), default=0.0)
 
     def forget_after(self, step: int) -> None:
         """Drop measurements of steps that will be done again."""
