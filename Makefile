@@ -13,7 +13,7 @@ demo: setup  ## the main job once through: raw text in, served model out
 	$(BIN)/python -m danlu demo
 
 test: setup  ## all tests; TESTS="tests/base -k storage" for some
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(TESTS)
 
 faults: setup  ## crashes, bad disks, kills and rot, whole: 15 minutes; needs strace (Debian: apt-get install strace)
 	for script in crash_sweep bad_disk full_disk resume rot mutants; do echo $$script; $(BIN)/python -m tests.faults.$$script || exit 1; done
