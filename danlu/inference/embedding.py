@@ -78,12 +78,15 @@ class Embedder:
         """Places of the texts that are computed together, with work for every thread where there are enough."""
         return batches([len(row) for row in rows], self.num_threads)
 
-    def read(self, texts: Sequence[Text], truncate: bool = False) -> list[np.ndarray]:
-        """Token ids of every text as the model wants them. Raises: RequestError naming a text that is too long, unless it is to be cut."""
+    def read(self, texts: Sequence[Text], truncate: bool = False, first: int = 0) -> list[np.ndarray]:
+        """Token ids of every text as the model wants them; the texts are numbered from `first` on.
+
+        Raises: RequestError naming a text that is too long, unless it is to be cut.
+        """
         words = [place for place, text in enumerate(texts) if isinstance(text, str)]
         for place in words:
             if not truncate and len(texts[place]) > self.longest * CHARACTERS_A_TOKEN:
-                raise self._too_long(place, f"{len(texts[place])} characters")
+                raise self._too_long(first + place, f"{len(texts[place])} characters")
         rows = [np.empty(0, np.int64) if isinstance(text, str) else self._ids(text) for text in texts]
         for place, row in zip(words, self._tokenized([str(texts[place]) for place in words], truncate), strict=True):
             rows[place] = row
@@ -91,7 +94,7 @@ class Embedder:
             return [row[: self.longest] for row in rows]
         for place, row in enumerate(rows):
             if len(row) > self.longest:
-                raise self._too_long(place, f"{len(row)} tokens")
+                raise self._too_long(first + place, f"{len(row)} tokens")
         return rows
 
     @torch.inference_mode()

@@ -20,6 +20,7 @@ from danlu.inference.sampling import told
 from danlu.server.answer import unless_left
 
 MOST_OPEN = 256  # requests for one model at a time
+READ = 64  # texts of one request that are cut into tokens before others have their turn
 
 
 class Embeddings:
@@ -38,7 +39,9 @@ class Embeddings:
         try:
             if dimensions is not None and not 1 <= dimensions <= embedder.width:
                 raise RequestError(f"dimensions came as {told(dimensions)}; expected 1 to {embedder.width}", param="dimensions")
-            rows = await loop.run_in_executor(embedder.threads, embedder.read, texts, truncate)
+            rows: list[Any] = []
+            for start in range(0, len(texts), READ):
+                rows += await loop.run_in_executor(embedder.threads, embedder.read, texts[start : start + READ], truncate, start)
             found, work = torch.empty(len(rows), embedder.width), iter(embedder.batches(rows))
 
             async def compute() -> None:

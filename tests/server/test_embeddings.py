@@ -81,6 +81,9 @@ def test_a_text_too_long_is_refused_with_both_lengths_or_cut_when_asked(running:
     assert reply.usage.prompt_tokens == LONGEST + 3
     torch.testing.assert_close(vectors(reply), running.service.models["encoder"].embed(body["input"], truncate=True), atol=1e-5, rtol=0)
     check(post(running, "embeddings", body | {"truncate_prompt_tokens": 7}), 400, "truncate_prompt_tokens")
+    many = body | {"input": ["x"] * 200 + ["river " * 100]}
+    assert check(post(running, "embeddings", many), 400, "input")["message"].startswith("text 200 is 102 tokens")
+    assert len(vectors(running.client().embeddings.create(**many, extra_body={"truncate_prompt_tokens": -1}))) == 201
 
 
 @pytest.mark.parametrize("name", ["model", "input", "encoding_format", "dimensions", "truncate_prompt_tokens", "user"])
