@@ -29,7 +29,7 @@ from danlu.kernels.table import can_walk
 from danlu.models.loading import Loaded, Opened, open_model
 from danlu.nn.fused import fused
 
-CHARACTERS_A_TOKEN = 128  # hardly a token has more; a bound on what is cut into tokens at all
+PROMPT_CHARACTERS = 128  # for each token of the context: hardly a token has more, and what is longer is not cut into tokens at all
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, str]
@@ -198,7 +198,7 @@ class Model:
 
     def check_characters(self, count: int) -> None:
         """Raises: RequestError for a text of which one knows that it is too long, before it is cut into tokens."""
-        most = self.config.context_length * CHARACTERS_A_TOKEN
+        most = self.config.context_length * PROMPT_CHARACTERS
         if count > most:
             raise RequestError(
                 f"the prompt is {count} characters long, and this model's context of {self.config.context_length} tokens holds at most "

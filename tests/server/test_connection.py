@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import resource
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import ValidationError
 
 from danlu.inference.model import load
-from danlu.server import connection
+from danlu.server import connection, schema
 from danlu.server.body import MOST_BYTES
 
 from .conftest import Running, start
@@ -71,7 +71,7 @@ def test_a_connection_that_begins_no_request_is_closed(sent: bytes, impatient: R
         began = time.monotonic()
         while client.recv(65536):
             pass
-        assert 0.4 < time.monotonic() - began < 10
+        assert time.monotonic() - began > 0.4, "it was not given the time between two looks"
 
 
 def test_a_slow_answer_is_no_idle_connection(impatient: Running) -> None:
@@ -100,34 +100,34 @@ def test_too_many_connections_are_refused_and_others_answered(running: Running, 
         client.close()
 
 
+# Each held everybody up for 5 to 20 s when its faults were gathered, or it was cut into tokens, before its bound was looked at.
 MALFORMED = {
-    "prompts": '{"model": "tiny", "prompt": [' + "{}," * 700_000 + "{}]}",
-    "ids": '{"model": "tiny", "prompt": [[' + '"a",' * 500_000 + '"a"]]}',
-    "a long text": json.dumps({"model": "tiny", "prompt": "a b " * (MOST_BYTES // 4 - 20)}),
-    "many ids": '{"model": "tiny", "prompt": [' + "1," * 1_000_000 + "1]}",
-    "biases": json.dumps({"model": "tiny", "prompt": "a", "logit_bias": dict.fromkeys(map(str, range(300_000)), "x")}),
-    "fields": json.dumps({"model": "tiny", "prompt": "a"} | dict.fromkeys(map(str, range(300_000)))),
+    "prompts": ('{"model": "tiny", "prompt": [' + "{}," * 700_000 + "{}]}", "prompt came with 700001 entries; expected at most 64"),
+    "ids": ('{"model": "tiny", "prompt": [[' + '"a",' * 500_000 + '"a"]]}', "prompt came as "),
+    "a long text": (json.dumps({"model": "tiny", "prompt": "a b " * (MOST_BYTES // 4 - 20)}), "the prompt is 8388528 characters long"),
+    "many ids": ('{"model": "tiny", "prompt": [' + "1," * 1_000_000 + "1]}", "the prompt is 1000001 tokens long"),
+    "biases": (
+        json.dumps({"model": "tiny", "prompt": "a", "logit_bias": dict.fromkeys(map(str, range(300_000)), "x")}),
+        "logit_bias came with 300000 entries; expected at most 1024",
+    ),
+    "fields": (
+        json.dumps({"model": "tiny", "prompt": "a"} | dict.fromkeys(map(str, range(300_000)))),
+        "the body has 300002 fields; expected at most 1024",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_large_body_at_fault_holds_nobody_up(name: str, running: Running) -> None:
-    """Nobody waits longer than it takes to read the JSON."""
-    waits, done = list[float](), threading.Event()
+def test_a_large_body_is_held_against_its_bounds_first(name: str, running: Running) -> None:
+    body, said = MALFORMED[name]
+    assert check(post(running, "completions", body), 400)["message"].startswith(said)
 
-    def look() -> None:
-        while not done.is_set():
-            began = time.monotonic()
-            running.http.get(f"{running.root}/health")
-            waits.append(time.monotonic() - began)
-            time.sleep(0.02)
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    check(post(running, "completions", MALFORMED[name]), 400)
-    done.set()
-    looking.join()
-    assert max(waits) < 8, "each of these took 5 to 20 s, or was to be multiplied by the body's bound"
+def test_of_a_list_the_first_fault_alone_is_gathered() -> None:
+    for prompt in ([[*range(100), "a", "b", "c"]], [1, 2, "a", {}], [{}, {}, {}]):
+        with pytest.raises(ValidationError) as told:
+            schema.CompletionRequest.model_validate({"model": "m", "prompt": prompt})
+        assert told.value.error_count() <= 4  # one for each form that a prompt may have
 
 
 def test_stopping_while_a_body_arrives_is_a_503(folders: dict[str, Path]) -> None:
