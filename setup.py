@@ -1,4 +1,4 @@
-"""Builds native/step.cpp for the instruction sets that this kind of processor may have. Without a compiler the install goes on."""
+"""Builds native/ for the instruction sets that this kind of processor may have. Without a compiler the install goes on."""
 
 import copy
 import os
@@ -13,6 +13,7 @@ BUILDS = {"plain": []}
 if platform.machine() in ("x86_64", "AMD64"):
     BUILDS |= {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 HEADERS = ("model", "vectors", "avx512", "avx2", "plain", "two", "threads", "products", "attention")
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the threads that torch computes with: it brings the same library
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default", "-Wno-psabi"]
 
 
@@ -32,14 +33,15 @@ setup(
     if sys.platform == "win32"
     else [
         Extension(
-            f"danlu.kernels._step_{name}",
-            ["native/step.cpp"],
+            f"danlu.{room}._{source}_{name}",
+            [f"native/{source}.cpp"],
             depends=[f"native/{part}.h" for part in HEADERS],
             language="c++",
-            extra_compile_args=[*COMMON, *flags],
-            extra_link_args=["-pthread"],
+            extra_compile_args=[*COMMON, *flags, *threads],
+            extra_link_args=["-pthread", *threads],
             optional=True,
         )
+        for room, source, threads in (("kernels", "step", []), ("nn", "layers", OPENMP))
         for name, flags in BUILDS.items()
     ],
 )

@@ -4,7 +4,8 @@ python -m bench.steps [ROUNDS]
 
 6 layers, width 384, 6 heads, vocabulary 8,192, context 256, 16 rows, AdamW, float32 on both sides, and Danlu in the numbers that it would
 choose here. The ceiling: the time that the step's matrix products (two for each weight matrix on the way back) take alone, each at
-its shape, in the same numbers, in the same round.
+its shape, in the same numbers, in the same round. All in one process whose memory is kept (base/memory.py), as Danlu trains: so
+transformers and the products get theirs as quickly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from danlu.base.device import Precision, choose_precision, computing_in
+from danlu.base.memory import memory_kept
 from danlu.data.batches import Batches
 from danlu.models.gpt import GPT, GPTConfig
 from danlu.nn.attention import AttentionConfig
@@ -97,6 +99,7 @@ def products(module: nn.Module, precision: Precision) -> Callable[[], None]:
     return steps
 
 
+@memory_kept()
 def main() -> None:
     """Take turns and print the medians."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6

@@ -74,6 +74,15 @@ inline Floats store_bfloats(uint16_t* to, Floats x) {
     return (Floats)(bits << 16);
 #endif
 }
+inline Floats load_bfloats(const uint16_t* from) {
+#if defined(DANLU_WIDE)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+#else
+    uint32_t lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = (uint32_t)from[i] << 16;
+    return load<Floats>(lanes);
+#endif
+}
 inline float float_of(uint16_t bfloat) {
     uint32_t bits = (uint32_t)bfloat << 16;
     float value;

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 import os
+from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -14,18 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from danlu.base.builds import built
 from danlu.base.errors import ConfigError
 from danlu.kernels.packing import PRECISIONS, Packed
 from danlu.kernels.steps import CACHES, Found, Steps, StepWork
 from danlu.kernels.table import Layer, Norm, Table
 
-# Builds of one source, the fastest first, with what torch calls the instructions that each needs.
-BUILDS = {
-    "avx512_bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni", "avx512_bf16"),
-    "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni"),
-    "avx2": ("avx2", "fma3"),
-    "plain": (),
-}
 LAYOUT = 1  # of panels and pages, as native/model.h counts
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")  # in the order of native/model.h
 
@@ -83,13 +77,8 @@ def found() -> tuple[str, Any] | None:
     return None
 
 
-def _built() -> Any:
-    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    for name, needs in BUILDS.items():
-        files = [Path(__file__).with_name(f"_step_{name}{suffix}") for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-        for file in files:
-            if file.is_file() and all(can.get(need) for need in needs):
-                yield name, _open(file)
+def _built() -> Iterator[tuple[str, Any]]:
+    return ((name, _open(file)) for name, file in built("step", __file__))
 
 
 def _open(file: Path) -> Any:

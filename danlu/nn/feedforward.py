@@ -10,13 +10,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.base.errors import ConfigError
+from danlu.nn import native
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+
+@dataclass(frozen=True)
+class Activation:
+    """f(x), times another where a gate multiplies it; by one pass over memory where a kernel was built for that. Shapes: equal."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if self.name in native.ACTIVATIONS and native.serves(x, x if other is None else other):
+            return native.bent(self.name, x, other)
+        return self.function(x) if other is None else self.function(x) * other
+
+
+ACTIVATIONS = {
+    one.name: one
+    for one in (
+        Activation("gelu", F.gelu),
+        Activation("gelu_tanh", partial(F.gelu, approximate="tanh")),
+        Activation("relu", F.relu),
+        Activation("silu", F.silu),
+    )
 }
+UNBENT = Activation("none", lambda x: x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,4 +71,4 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x), self.up(x)))

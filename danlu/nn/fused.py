@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.nn.attention import Attention
-from danlu.nn.feedforward import FeedForward
+from danlu.nn.feedforward import UNBENT, FeedForward
 
 # What oneDNN calls activations, each with its algorithm.
 POST_OPERATIONS = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
@@ -48,7 +48,7 @@ def fused(module: Module) -> Module:
         if isinstance(part, FeedForward):
             bent, activation = part.up if part.gate is None else part.gate, part.config.activation
             if isinstance(bent, nn.Linear):  # else it has an adapter beside it, and the activation stays behind both
-                part.activation = nn.Identity()
+                part.activation = UNBENT
         if isinstance(part, Attention | FeedForward):
             for name, child in list(part.named_children()):
                 if isinstance(child, nn.Linear):

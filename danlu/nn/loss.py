@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from danlu.nn import native
+
 IGNORED = -100  # a target that does not count
 
 CHUNK_LOGITS = 2**26  # logits held at once: 256 MiB in float32
@@ -42,31 +44,13 @@ def _summed_nats(logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets:
 
 
 class _Nats(torch.autograd.Function):
-    """Cross-entropy with its gradient in one walk over the logits, a part at a time that the processor's cache holds.
-
-    torch's own passes over all logits a dozen times, in float32, and keeps them twice.
-    """
+    """Cross-entropy with its gradient in one walk over the logits; torch's own passes over all a dozen times and keeps them twice."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         gradient = torch.empty_like(logits) if context.needs_input_grad[0] else None
-        total, rows = logits.new_zeros((), dtype=torch.float32), max(1, CACHED_LOGITS // logits.shape[1])
-        for start in range(0, len(targets), rows):
-            part = slice(start, start + rows)
-            shares, asked = logits[part].float().log_softmax(-1), targets[part] != IGNORED
-            wanted = targets[part].clamp(min=0)[:, None]
-            nats = -(1 - smoothing) * shares.gather(1, wanted)[:, 0]
-            if smoothing:
-                nats -= smoothing * shares.mean(-1)
-            total += nats[asked].sum()
-            if gradient is not None:
-                shares.exp_()
-                if smoothing:
-                    shares -= smoothing / logits.shape[1]
-                shares.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=shares.dtype))
-                if not asked.all():
-                    shares[~asked] = 0
-                gradient[part] = shares
+        count = native.nats if native.serves(logits) else _nats
+        total = count(logits, targets, smoothing, gradient).sum()
         if gradient is not None:
             context.save_for_backward(gradient)  # so that checkpoint, where parts are many, drops it
         return total
@@ -75,6 +59,28 @@ class _Nats(torch.autograd.Function):
     def backward(context: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (gradient,) = context.saved_tensors
         return (gradient if scale == 1 else gradient * scale), None, None
+
+
+def _nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | None) -> Tensor:
+    """What native.nats counts, by torch: -ln p(target) of each row (N), and the gradient of their sum (N, V) if there is room for it."""
+    found, rows = logits.new_zeros(len(targets), dtype=torch.float32), max(1, CACHED_LOGITS // logits.shape[1])
+    for start in range(0, len(targets), rows):
+        part = slice(start, start + rows)
+        shares, asked = logits[part].float().log_softmax(-1), targets[part] != IGNORED
+        wanted = targets[part].clamp(min=0)[:, None]
+        nats = -(1 - smoothing) * shares.gather(1, wanted)[:, 0]
+        if smoothing:
+            nats -= smoothing * shares.mean(-1)
+        found[part] = nats.masked_fill(~asked, 0)
+        if gradient is not None:
+            shares.exp_()
+            if smoothing:
+                shares -= smoothing / logits.shape[1]
+            shares.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=shares.dtype))
+            if not asked.all():
+                shares[~asked] = 0
+            gradient[part] = shares
+    return found
 
 
 def span_loss(scores: Tensor, spans: Tensor, visible: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from danlu.base.device import computing_in
 from danlu.base.errors import CheckpointError
+from danlu.base.memory import memory_kept
 from danlu.base.run import Run, find_fault
 from danlu.inference.model import Model
 from danlu.models.loading import Loaded, restore, save_loaded
@@ -59,6 +60,7 @@ class Session:
         self.final_step = progress.step  # of the weights that are taken away
         self.measured_step, self.untold = -1, False
 
+    @memory_kept()
     def go(self, checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
         """Train to the end, then save the last checkpoint and the model to take away, which the module then holds."""
         saved_at = sampled_at = measured_at = self.extent.done(self.progress.step, self.progress.seconds)

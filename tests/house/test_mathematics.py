@@ -41,7 +41,7 @@ SLIPS = {
     "Cross attention": [(" if source is None else source", "")],
     "Feed-forward": [
         ("self.down(self.activation(self.up(x)))", "self.activation(self.down(self.up(x)))"),
-        ("self.activation(self.gate(x)) * self.up(x)", "self.gate(x) * self.activation(self.up(x))"),
+        ("self.activation(self.gate(x), self.up(x))", "self.activation(self.up(x), self.gate(x))"),
     ],
     "Normalisation": [(".rsqrt_()", ".sqrt_()"), ("x * scale", "x / scale"), ('== "rms"', '!= "rms"')],
     "Residuals": [

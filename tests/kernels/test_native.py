@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from danlu.base import builds
 from danlu.base.errors import ConfigError
 from danlu.kernels import native
 from danlu.kernels.packing import PRECISIONS, Packed, Precision, Quantised, pack, paired, quantise, stacked, unpacked, widened
@@ -254,4 +255,4 @@ def test_builds_of_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_the_fastest_build_is_found() -> None:
     found = native.found()
     assert found is not None and found[0] == next(iter(BUILDS))
-    assert [name for name in native.BUILDS if name in BUILDS] == list(BUILDS)
+    assert [name for name in builds.BUILDS if name in BUILDS] == list(BUILDS)

@@ -1,0 +1,96 @@
+"""What layers do to each number, by native/layers.cpp: one pass over memory, with its gradient, where torch takes several.
+
+Where no compiler built it, on accelerators and in other number formats torch's own operations do the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from danlu.base.builds import built
+
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
+SHARED = 2**15  # numbers from which several threads are quicker than one
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the kernels take these: on a processor, all in one of their two formats."""
+    kind = tensors[0].dtype
+    fits = kind in (torch.float32, torch.bfloat16) and all(one.dtype == kind and one.device.type == "cpu" for one in tensors)
+    return fits and _library() is not None
+
+
+def bent(activation: str, x: Tensor, other: Tensor | None = None) -> Tensor:
+    """activation(x), times `other` if there is one. Shapes: equal."""
+    return _Bent.apply(activation, x, other)  # type: ignore[no-any-return]
+
+
+def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | None) -> Tensor:
+    """-ln p(target) of each row, 0 where the target is below 0; `gradient`, if given, takes that of their sum.
+
+    Shapes: logits and gradient (N, V), targets (N) -> (N) float32.
+    """
+    rows, words = logits.shape
+    if rows and not int(targets.max()) < words:
+        raise IndexError(f"a target came as {int(targets.max())}; expected less than the {words} words")
+    logits, targets = logits.contiguous(), targets.contiguous()
+    found = torch.empty(rows, dtype=torch.float32)
+    sizes = (_half(logits), rows, words, logits.data_ptr(), targets.data_ptr(), smoothing, found.data_ptr())
+    if _library().danlu_nats(*sizes, None if gradient is None else gradient.data_ptr(), _threads(logits)):
+        raise MemoryError("no memory for a row of logits")
+    return found
+
+
+class _Bent(Function):
+    @staticmethod
+    def forward(context: Any, activation: str, x: Tensor, other: Tensor | None) -> Tensor:
+        context.activation = activation
+        x, other = x.contiguous(), None if other is None else other.contiguous()
+        context.save_for_backward(x, other)
+        y = torch.empty_like(x)
+        _bend(activation, x, other, None, y, None)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, back: Tensor) -> tuple[None, Tensor, Tensor | None]:  # type: ignore[override]
+        x, other = context.saved_tensors
+        given, other_given = torch.empty_like(x), None if other is None else torch.empty_like(other)
+        _bend(context.activation, x, other, back.contiguous(), given, other_given)
+        return None, given, other_given
+
+
+def _bend(activation: str, x: Tensor, other: Tensor | None, back: Tensor | None, y: Tensor, other_back: Tensor | None) -> None:
+    places = (None if tensor is None else tensor.data_ptr() for tensor in (x, other, back, y, other_back))
+    _library().danlu_bend(ACTIVATIONS[activation], _half(x), x.numel(), *places, _threads(x))
+
+
+def _half(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bfloat16
+
+
+def _threads(tensor: Tensor) -> int:
+    return torch.get_num_threads() if tensor.numel() >= SHARED else 1
+
+
+@cache
+def _library() -> Any:
+    for _, file in built("layers", __file__):
+        return opened(str(file))
+    return None
+
+
+def opened(file: str) -> Any:
+    """A build, ready to be called."""
+    library = ctypes.CDLL(file)
+    library.danlu_bend.restype = None
+    library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
+    library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
+    return library

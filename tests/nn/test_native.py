@@ -1,0 +1,103 @@
+"""Every build of native/layers.cpp does what torch's own operations do, in float64."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from danlu.base.builds import built
+from danlu.nn import loss, native
+from danlu.nn.feedforward import ACTIVATIONS
+
+BUILDS = dict(built("layers", native.__file__))
+TORCHS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 8e-3}  # of the larger of 1 and the number
+FORMATS = list(BOUNDS)
+
+
+@pytest.fixture(params=BUILDS or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were built here"))])
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    library = native.opened(str(BUILDS[request.param]))
+    monkeypatch.setattr(native, "_library", lambda: library)
+    return library
+
+
+def near(found: Tensor, expected: Tensor, bound: float) -> None:
+    torch.testing.assert_close(found.double(), expected, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("numbers", FORMATS)
+@pytest.mark.parametrize("activation", TORCHS)
+@pytest.mark.parametrize("shape", [(1,), (16,), (3, 5003), (7, 9000)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_activations_and_their_gradients(build: Any, activation: str, numbers: torch.dtype, shape: tuple[int, ...], gated: bool) -> None:
+    torch.manual_seed(0)
+    x, other, back = ((torch.randn(shape) * factor).to(numbers) for factor in (5, 1, 1))
+    given = [x.requires_grad_(), *([other.requires_grad_()] if gated else [])]
+    exact = [tensor.detach().double().requires_grad_() for tensor in given]
+    found, expected = ACTIVATIONS[activation](*given), TORCHS[activation](exact[0])
+    expected = expected * exact[1] if gated else expected
+    near(found, expected, BOUNDS[numbers])
+    for one, other_one in zip(torch.autograd.grad(found, given, back), torch.autograd.grad(expected, exact, back.double()), strict=True):
+        near(one, other_one, 4 * BOUNDS[numbers])
+
+
+def test_numbers_that_are_none_stay_so_and_large_ones_bend_as_they_should(build: Any) -> None:
+    x = torch.tensor([float("nan"), -1e4, 1e4, 0.0, -300.0])
+    for activation, function in TORCHS.items():
+        torch.testing.assert_close(ACTIVATIONS[activation](x), function(x), equal_nan=True, atol=1e-30, rtol=1e-6)
+
+
+def test_turned_numbers_are_laid_out_first(build: Any) -> None:
+    x = torch.randn(40, 70).t()
+    torch.testing.assert_close(ACTIVATIONS["silu"](x), F.silu(x))
+
+
+@pytest.mark.parametrize("numbers", FORMATS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("rows", "words"), [(1, 1), (37, 1003), (64, 4096)])
+def test_cross_entropy_and_its_gradient(build: Any, numbers: torch.dtype, smoothing: float, rows: int, words: int) -> None:
+    torch.manual_seed(0)
+    logits, targets = (torch.randn(rows, words) * 3).to(numbers), torch.randint(words, (rows,))
+    targets[1::5] = loss.IGNORED
+    exact, gradient = logits.double().requires_grad_(), torch.empty_like(logits)
+    expected = F.cross_entropy(exact, targets, reduction="none", label_smoothing=smoothing, ignore_index=loss.IGNORED)
+    found = native.nats(logits, targets, smoothing, gradient)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=2e-6)
+    near(gradient, torch.autograd.grad(expected.sum(), exact)[0], BOUNDS[numbers] / 2)
+    assert torch.equal(native.nats(logits, targets, smoothing, None), found)
+
+
+def test_threads_change_no_bit(build: Any) -> None:
+    torch.manual_seed(0)
+    x, targets = torch.randn(90, 1001), torch.randint(1001, (90,))
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        gradient = torch.empty_like(x)
+        found.append((native.nats(x, targets, 0.1, gradient), gradient, native.bent("silu", x)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_word_that_there_is_not_is_refused(build: Any) -> None:
+    with pytest.raises(IndexError, match="a target came as 7; expected less than the 7 words"):
+        native.nats(torch.zeros(2, 7), torch.tensor([0, 7]), 0.0, None)
+
+
+def test_without_a_build_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, targets = torch.randn(9, 33, requires_grad=True), torch.randint(33, (9,))
+    targets[2] = loss.IGNORED
+    found = []
+    for _ in range(2):
+        total = loss.token_loss(lambda rows: ACTIVATIONS["gelu_tanh"](rows, rows), x[None], targets[None], 33, 0.1)
+        found.append((total, torch.autograd.grad(total, x)[0]))
+        monkeypatch.setattr(native, "_library", lambda: None)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
