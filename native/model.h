@@ -4,7 +4,7 @@
 
 namespace danlu {
 
-constexpr int32_t LAYOUT = 1;  // raised, here and in native.py, whenever panels or pages are laid out otherwise
+constexpr int32_t LAYOUT = 2;  // raised, here and in native.py, whenever panels, pages or these structs are laid out otherwise
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
@@ -51,6 +51,7 @@ struct Model {
 };
 
 // A step computes `rows` new positions. Rows of one sequence follow each other and form a part; its pages are listed from `first_page` on.
+// The last `read` rows are prompts', which tiles may serve where there are any (tiles.h).
 struct Step {
     const int32_t *tokens, *positions;                   // (rows)
     const int32_t *part_rows, *part_first_page, *pages;  // (parts), (parts), pages of 16 positions each
@@ -60,7 +61,7 @@ struct Step {
     int32_t* finite;                                     // (num_wanted): 1, or 0 if a logit is not
     uint8_t* cache;                                      // (layers, kv heads, num_pages, page)
     int64_t num_pages;
-    int32_t rows, parts, num_wanted, pad;
+    int32_t rows, parts, num_wanted, read;
 };
 
 }  // namespace danlu

@@ -7,6 +7,7 @@
 #include "model.h"
 #include "products.h"
 #include "threads.h"
+#include "tiles.h"
 #include "vectors.h"
 
 namespace danlu {
@@ -49,6 +50,12 @@ struct RowsBuffer {
         return {m.kind, padded(m.columns), values.room<uint8_t>(0), scales.room<float>(0), starts.room<int32_t>(0), lows.room<float>(0)};
     }
     static int padded(int columns) { return (columns + GROUP - 1) / GROUP * GROUP; }
+};
+
+struct Given {       // the rows that a product reads
+    Rows said;       // of answers, and all where there are no tiles
+    uint16_t* read;  // of prompts, as bfloat16
+    int split;       // the first that is read
 };
 
 struct Item {  // some rows of one sequence
@@ -96,6 +103,7 @@ class Engine {
     Team team;
     Buffer stream, heads, mixed, hidden;
     RowsBuffer shared_rows;
+    Buffer read_rows;
     std::vector<RowsBuffer> own_rows;
     std::vector<Buffer> own_room;
 };
@@ -112,7 +120,8 @@ class Walk {
           items(items),
           thread(thread),
           threads(engine.team.size),
-          rows(step.rows) {
+          rows(step.rows),
+          said(step.rows - (tiles_granted() ? step.read : 0)) {
         width = model.width;
         query_width = model.num_heads * model.head_dim;
         key_width = model.num_kv_heads * model.head_dim;
@@ -126,15 +135,16 @@ class Walk {
         meet();
         for (int l = 0; l < model.num_layers; l++) {
             const Layer& layer = model.layers[l];
-            Rows x = prepare(layer.query_key_value,
-                             [&](int row, float* to) { normalise(layer.attention_norm, stream + (size_t)row * width, to, width); });
-            multiply(layer.query_key_value, x, rows, threads, next(),
-                     [&](int panel, int row, Floats y, Floats) { store(heads + (size_t)row * head_stride + panel * LANES, y); });
+            const Given x = prepare(layer.query_key_value,
+                                    [&](int row, float* to) { normalise(layer.attention_norm, stream + (size_t)row * width, to, width); });
+            product(layer.query_key_value, x,
+                    [&](int panel, int row, Floats y, Floats) { store(heads + (size_t)row * head_stride + panel * LANES, y); });
             meet();
             share(rows, [&](int row) { place(layer, l, row, heads + (size_t)row * head_stride); });
             meet();
             look(l, heads, mixed);
             meet();
+            if (l == model.num_layers - 1) said = rows;                 // few are left from here on
             if (l == model.num_layers - 1 && step.num_wanted < rows) {  // nobody asks for the others any more
                 if (thread == 0)
                     for (int i = 0; i < step.num_wanted; i++) {
@@ -142,31 +152,31 @@ class Walk {
                                      query_width * sizeof(float));
                         std::memmove(stream + (size_t)i * width, stream + (size_t)step.wanted[i] * width, width * sizeof(float));
                     }
-                rows = step.num_wanted;
+                rows = said = step.num_wanted;
                 meet();
             }
-            Rows y = prepare(layer.output,
-                             [&](int row, float* to) { std::memcpy(to, mixed + (size_t)row * query_width, query_width * sizeof(float)); });
-            multiply(layer.output, y, rows, threads, next(), [&](int panel, int row, Floats z, Floats) { add(stream, row, panel, z); });
+            const Given y = prepare(
+                layer.output, [&](int row, float* to) { std::memcpy(to, mixed + (size_t)row * query_width, query_width * sizeof(float)); });
+            product(layer.output, y, [&](int panel, int row, Floats z, Floats) { add(stream, row, panel, z); });
             meet();
-            Rows z =
+            const Given z =
                 prepare(layer.up, [&](int row, float* to) { normalise(layer.feedforward_norm, stream + (size_t)row * width, to, width); });
             const int hidden_stride = (model.hidden_width + LANES - 1) / LANES * LANES;
-            multiply(layer.up, z, rows, threads, next(), [&](int panel, int row, Floats gate, Floats up) {
+            product(layer.up, z, [&](int panel, int row, Floats gate, Floats up) {
                 Floats bent = activate(model.activation, gate);
                 store(hidden + (size_t)row * hidden_stride + panel * LANES, layer.up.pairs ? bent * up : bent);
             });
             meet();
-            Rows h = prepare(layer.down, [&](int row, float* to) {
+            const Given h = prepare(layer.down, [&](int row, float* to) {
                 std::memcpy(to, hidden + (size_t)row * hidden_stride, model.hidden_width * sizeof(float));
             });
-            multiply(layer.down, h, rows, threads, next(), [&](int panel, int row, Floats w, Floats) { add(stream, row, panel, w); });
+            product(layer.down, h, [&](int panel, int row, Floats w, Floats) { add(stream, row, panel, w); });
             meet();
         }
         if (!step.num_wanted) return;
-        Rows x = prepare(model.head, [&](int row, float* to) { normalise(model.norm, stream + (size_t)row * width, to, width); });
+        const Given x = prepare(model.head, [&](int row, float* to) { normalise(model.norm, stream + (size_t)row * width, to, width); });
         const int size = model.vocabulary_size;
-        multiply(model.head, x, rows, threads, next(), [&](int panel, int row, Floats y, Floats) {
+        product(model.head, x, [&](int panel, int row, Floats y, Floats) {
             float* to = step.logits + (size_t)row * size + panel * LANES;
             if ((panel + 1) * LANES <= size) store(to, y);
             else std::memcpy(to, &y, (size - panel * LANES) * sizeof(float));
@@ -182,7 +192,7 @@ class Walk {
     std::vector<std::atomic<int>>& counters;
     const std::vector<Item>& items;
     const int thread, threads;
-    int rows, phase = 0, width, query_width, key_width, head_width, head_stride, longest;
+    int rows, said, phase = 0, width, query_width, key_width, head_width, head_stride, longest;
 
     void meet() { engine.team.meet(); }
     std::atomic<int>& next() { return counters[phase++]; }
@@ -197,13 +207,15 @@ class Walk {
 
     // The rows that a product with m reads, each made by `make(row, numbers)`.
     template <class Make>
-    Rows prepare(const Matrix& m, Make make) {
-        const bool alone = rows <= ALONE;
-        Rows to = (alone ? engine.own_rows[thread] : engine.shared_rows).rows_for(m);
+    Given prepare(const Matrix& m, Make make) {
+        const int split = m.kind == FLOAT32 ? rows : said, columns = RowsBuffer::padded(m.columns);
+        const bool alone = rows <= ALONE && split == rows;
+        const Given to{(alone ? engine.own_rows[thread] : engine.shared_rows).rows_for(m), engine.read_rows.room<uint16_t>(0), split};
         float* numbers = engine.own_room[thread].room<float>(0);
         auto one = [&](int row) {
             make(row, numbers);
-            put_row(to, row, numbers, m.columns);
+            if (row < split) put_row(to.said, row, numbers, m.columns);
+            else put_read_row(to.read + (size_t)(row - split) * columns, numbers, m.columns, columns);
         };
         if (alone) {
             for (int row = 0; row < rows; row++) one(row);
@@ -212,6 +224,15 @@ class Walk {
             meet();
         }
         return to;
+    }
+
+    // This thread's share of x W^T: `sink` as in multiply.
+    template <class Sink>
+    void product(const Matrix& m, const Given& x, Sink sink) {
+        if (x.split) multiply(m, x.said, x.split, threads, next(), sink);
+        if (x.split < rows)
+            multiply_read(m, x.read, rows - x.split, threads, next(), engine.own_room[thread].room<float>(0),
+                          [&](int panel, int row, Floats first, Floats second) { sink(panel, x.split + row, first, second); });
     }
 
     void embed(int row, float* to) {
@@ -319,9 +340,11 @@ void Engine::step(const Model& model, const Step& step) {
     const int widest = std::max({model.width, model.num_heads * model.head_dim, model.hidden_width});
     const int longest = *std::max_element(step.positions, step.positions + rows) + 1;
     shared_rows.reserve((int)rows, widest);
+    read_rows.room<uint16_t>((size_t)(step.read + READ_ROWS - 1) / READ_ROWS * READ_ROWS * RowsBuffer::padded(widest));
     for (auto& own : own_rows) own.reserve(ALONE, widest);
-    for (auto& room : own_room) room.room<float>(std::max(attention_room(model.head_dim, longest), (size_t)widest + LANES));
-    std::vector<std::atomic<int>> counters((size_t)model.num_layers * 12 + 8);
+    const size_t room = std::max({attention_room(model.head_dim, longest), (size_t)widest + LANES, tiles_room(widest)});
+    for (auto& own : own_room) own.room<float>(room);
+    std::vector<std::atomic<int>> counters((size_t)model.num_layers * 16 + 8);
     team.run([&](int thread) { Walk(*this, model, step, counters, items, thread).walk(x, h, m, f); });
 }
 
@@ -335,6 +358,8 @@ void danlu_sizes(int32_t* sizes) {
     sizes[4] = danlu::LAYOUT;
     sizes[0] = sizeof(danlu::Matrix), sizes[1] = sizeof(danlu::Layer), sizes[2] = sizeof(danlu::Model), sizes[3] = sizeof(danlu::Step);
 }
+// Whether prompts' rows are served by tiles: this build uses them, and the system grants them.
+int32_t danlu_tiles() { return danlu::tiles_granted(); }
 void* danlu_open(int32_t threads) {
     try {
         return new danlu::Engine(threads);
@@ -354,21 +379,31 @@ int32_t danlu_step(void* engine, const danlu::Model* model, const danlu::Step* s
     }
 }
 
-// y (rows, padded rows of the matrix) = x (rows, columns) W^T + bias, on one thread: what tests and figures of a kernel alone use.
-int32_t danlu_multiply(const danlu::Matrix* matrix, const float* x, int32_t rows, float* y) {
+// y (rows, padded rows of the matrix) = x (rows, columns) W^T + bias, on one thread: what tests and figures of a kernel alone use. `read`:
+// as rows of prompts.
+int32_t danlu_multiply(const danlu::Matrix* matrix, const float* x, int32_t rows, int32_t read, float* y) {
     using namespace danlu;
     try {
+        const int panels = (matrix->rows + LANES - 1) / LANES, columns = RowsBuffer::padded(matrix->columns);
+        std::atomic<int> next{0};
+        auto sink = [&](int panel, int row, Floats first, Floats second) {
+            float* to = y + ((size_t)row * panels + panel * (matrix->pairs ? 2 : 1)) * LANES;
+            store(to, first);
+            if (matrix->pairs) store(to + LANES, second);
+        };
+        if (read) {
+            Buffer numbers, room;
+            auto* given = numbers.room<uint16_t>((size_t)(rows + READ_ROWS) * columns);
+            for (int row = 0; row < rows; row++)
+                put_read_row(given + (size_t)row * columns, x + (size_t)row * matrix->columns, matrix->columns, columns);
+            multiply_read(*matrix, given, rows, 1, next, room.room<float>(tiles_room(columns)), sink);
+            return 0;
+        }
         RowsBuffer buffer;
         buffer.reserve(rows, matrix->columns);
         Rows prepared = buffer.rows_for(*matrix);
         for (int row = 0; row < rows; row++) put_row(prepared, row, x + (size_t)row * matrix->columns, matrix->columns);
-        const int panels = (matrix->rows + LANES - 1) / LANES;
-        Floats totals[MOST_ROWS];
-        for (int panel = 0; panel < panels; panel++)
-            for (int row = 0, count; row < rows; row += count) {
-                count = multiply_panel(*matrix, panel, prepared, row, rows, totals);
-                for (int t = 0; t < count; t++) store(y + ((size_t)(row + t) * panels + panel) * LANES, totals[t]);
-            }
+        multiply(*matrix, prepared, rows, 1, next, sink);
         return 0;
     } catch (...) {
         return 1;

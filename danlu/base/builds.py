@@ -11,6 +11,7 @@ import torch
 
 # Builds of one source, the fastest first, with what torch calls the instructions that each needs.
 BUILDS = {
+    "amx": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16"),
     "avx512_bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni", "avx512_bf16"),
     "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni"),
     "avx2": ("avx2", "fma3"),

@@ -18,6 +18,7 @@ from danlu.kernels.table import Table
 from danlu.kernels.twin import TwinSteps
 
 KEPT = 8  # a part of so many of the cache's pages may hold what nobody uses just now
+BLOCK = 32  # positions of a prompt that tiles take together: fewer are quicker without
 SMALL = 4_000_000  # bytes of weights up to which a second thread waits longer than it helps
 
 
@@ -28,6 +29,17 @@ class Place:
     key: bytes
     pages: list[int] = field(default_factory=list)
     known: int = 0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Positions of one sequence, `read` in blocks of its prompt or computed as an answer's are; the last `wanted` ask for logits."""
+
+    sequence: Sequence
+    start: int
+    end: int
+    read: bool
+    wanted: int
 
 
 class Paged:
@@ -93,33 +105,40 @@ class Paged:
         return parts
 
     def compute(self, parts: Several[Part]) -> list[Logits | None]:
+        stretches = sorted((one for part in parts for one in self._stretches(part)), key=lambda one: one.read)
         tokens: list[int] = []
         positions: list[int] = []
         first_page: list[int] = []
         pages: list[int] = []
         wanted: list[int] = []
-        for part in parts:
-            sequence, place = part.sequence, part.sequence.place
-            start, end = sequence.computed, sequence.computed + part.count
-            while len(place.pages) * PAGE < end:
+        rows_of: dict[int, slice] = {}  # which of those wanted are a sequence's
+        for one in stretches:
+            sequence, place = one.sequence, one.sequence.place
+            while len(place.pages) * PAGE < one.end:
                 place.pages.append(self.pages.take())
                 self.cache[:, :, place.pages[-1]] = 0  # whoever had it may have left what is no number, and zero times that is none either
-            tokens += sequence.ids[start:end]
-            positions += range(start, end)
+            tokens += sequence.ids[one.start : one.end]
+            positions += range(one.start, one.end)
             first_page.append(len(pages))
             pages += place.pages
-            if part.asks:
-                wanted += range(len(tokens) - (part.count if sequence.reports_prompt else 1), len(tokens))
-        counts = [part.count for part in parts]
+            if one.wanted:
+                rows_of[id(sequence)] = slice(len(wanted), len(wanted) + one.wanted)
+                wanted += range(len(tokens) - one.wanted, len(tokens))
         found = self.steps.step(
-            StepWork(tokens=tokens, positions=positions, part_rows=counts, part_first_page=first_page, pages=pages, wanted=wanted)
+            StepWork(
+                tokens=tokens,
+                positions=positions,
+                part_rows=[one.end - one.start for one in stretches],
+                part_first_page=first_page,
+                pages=pages,
+                wanted=wanted,
+                read=sum(one.end - one.start for one in stretches if one.read),
+            )
         )
         results: list[Logits | None] = []
-        row = 0
         for part in parts:
-            if part.asks:
-                rows = slice(row, row + (part.count if part.sequence.reports_prompt else 1))
-                row = rows.stop
+            rows = rows_of.get(id(part.sequence))
+            if rows is not None:
                 results.append(Logits(values=found.logits[rows], likeliest=found.likeliest[rows], finite=found.finite[rows]))
             else:
                 results.append(None)
@@ -127,10 +146,19 @@ class Paged:
                 self._learn(part)
         return results
 
+    def _stretches(self, part: Part) -> list[Stretch]:
+        """A part's positions: whole blocks of the prompt first, then its rest and the answer (read again if it made room for others)."""
+        sequence, start = part.sequence, part.sequence.computed
+        end, blocks = start + part.count, min(max(_blocks(sequence), start), start + part.count)
+        bounds = [(start, blocks, True), (blocks, end, False)]
+        asked = 0 if not part.asks else part.count if sequence.reports_prompt else 1
+        return [Stretch(sequence, one, other, read, asked if other == end else 0) for one, other, read in bounds if one < other]
+
     def _learn(self, part: Part) -> None:
-        """Pages that are full now can be found by who begins alike."""
+        """Pages that are full now can be found by who begins alike: not an answer's where prompts are computed otherwise."""
         sequence, place = part.sequence, part.sequence.place
-        for index in range(place.known, (sequence.computed + part.count) // PAGE):
+        end = sequence.computed + part.count
+        for index in range(place.known, (min(end, _blocks(sequence)) if self.steps.tiles else end) // PAGE):
             place.key = following(place.key, sequence.ids[index * PAGE : (index + 1) * PAGE])
             self.pages.know(place.key, place.pages[index])
             place.known = index + 1
@@ -147,3 +175,11 @@ class Paged:
 
     def close(self) -> None:
         self.steps.close()
+
+
+def _blocks(sequence: Sequence) -> int:
+    """Positions of a sequence's prompt that fill blocks: known from the request alone, so that what runs beside it changes nothing.
+
+    None if the prompt's own likelihoods are asked for: these are those that an answer would have.
+    """
+    return 0 if sequence.request.sampling.prompt_logprobs else len(sequence.request.ids) // BLOCK * BLOCK

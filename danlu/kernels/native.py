@@ -20,7 +20,7 @@ from danlu.kernels.packing import PRECISIONS, Packed
 from danlu.kernels.steps import CACHES, Found, Steps, StepWork
 from danlu.kernels.table import Layer, Norm, Table
 
-LAYOUT = 1  # of panels and pages, as native/model.h counts
+LAYOUT = 2  # of panels, pages and structs, as native/model.h counts
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")  # in the order of native/model.h
 
 
@@ -65,7 +65,7 @@ class CStep(Structure):
         *((name, c_void_p) for name in ("tokens", "positions", "part_rows", "part_first_page", "pages", "wanted")),
         *((name, c_void_p) for name in ("logits", "likeliest", "finite", "cache")),
         ("num_pages", c_int64),
-        *((name, c_int32) for name in ("rows", "parts", "num_wanted", "pad")),
+        *((name, c_int32) for name in ("rows", "parts", "num_wanted", "read")),
     ]
 
 
@@ -86,7 +86,7 @@ def _open(file: Path) -> Any:
     library.danlu_open.restype, library.danlu_open.argtypes = c_void_p, [c_int32]
     library.danlu_close.restype, library.danlu_close.argtypes = None, [c_void_p]
     library.danlu_step.argtypes = [c_void_p, POINTER(CModel), POINTER(CStep)]
-    library.danlu_multiply.argtypes = [POINTER(CMatrix), c_void_p, c_int32, c_void_p]
+    library.danlu_multiply.argtypes = [POINTER(CMatrix), c_void_p, c_int32, c_int32, c_void_p]
     sizes = (c_int32 * 5)()
     library.danlu_sizes(sizes)
     mine = [*(ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)), LAYOUT]
@@ -121,7 +121,7 @@ class NativeSteps(Steps):
             score_scale=table.score_scale,
             cache_kind=PRECISIONS.index(CACHES[table.precision]),
         )
-        self.threads = threads
+        self.threads, self.tiles = threads, bool(library.danlu_tiles())
         self._open()
 
     def _open(self) -> None:
@@ -150,6 +150,7 @@ class NativeSteps(Steps):
             rows=len(work.tokens),
             parts=len(work.part_rows),
             num_wanted=wanted,
+            read=work.read,
         )
         if self.library.danlu_step(self.engine, ctypes.byref(self.model), ctypes.byref(step)):
             raise MemoryError(f"no memory for a step of {len(work.tokens)} positions")
@@ -164,12 +165,12 @@ class NativeSteps(Steps):
     __del__ = close
 
 
-def multiply(packed: Packed, x: Tensor, library: Any = None) -> Tensor:
-    """x W^T + bias by the kernel alone, on one thread. Shapes: x (rows, K) -> (rows, N)."""
+def multiply(packed: Packed, x: Tensor, library: Any = None, read: bool = False) -> Tensor:
+    """x W^T + bias by the kernel alone, on one thread; `read`: as rows of prompts, by tiles. Shapes: x (rows, K) -> (rows, N)."""
     chosen = library if library is not None else found()[1]  # type: ignore[index]
     x = x.float().contiguous()
     y, matrix = torch.empty(len(x), len(packed.panels) * 16), _matrix(packed)
-    if chosen.danlu_multiply(ctypes.byref(matrix), x.data_ptr(), len(x), y.data_ptr()):
+    if chosen.danlu_multiply(ctypes.byref(matrix), x.data_ptr(), len(x), read, y.data_ptr()):
         raise MemoryError("no memory for a product")
     return y[:, : packed.rows]
 

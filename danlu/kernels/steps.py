@@ -32,7 +32,7 @@ class StepWork:
     """Rows are new positions, those of one sequence one behind the other as a part.
 
     `pages` lists the parts' pages from `part_first_page` on, each from its sequence's beginning; `wanted`, rising, are the rows whose
-    logits are asked for.
+    logits are asked for. The last `read` rows, whole parts, are of prompts: where there are tiles they are computed by these.
     """
 
     tokens: Sequence[int]
@@ -41,6 +41,7 @@ class StepWork:
     part_first_page: Sequence[int]
     pages: Sequence[int]
     wanted: Sequence[int]
+    read: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Found:
 
 class Steps(ABC):
     """Computes steps over one cache. Shapes: cache (layers, kv heads, pages, page_bytes), uint8, laid out as native/attention.h says."""
+
+    tiles = False  # whether rows of prompts are computed otherwise than those of answers
 
     @abstractmethod
     def step(self, work: StepWork) -> Found:

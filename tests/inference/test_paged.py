@@ -14,7 +14,7 @@ import torch
 from danlu.base.errors import RequestError
 from danlu.inference.backend import Logits, Part
 from danlu.inference.engine import Engine
-from danlu.inference.paged import Paged
+from danlu.inference.paged import BLOCK, Paged
 from danlu.inference.request import Limits
 from danlu.kernels import native
 from danlu.kernels.packing import PRECISIONS, Precision
@@ -110,7 +110,8 @@ def test_an_answer_goes_on_from_what_was_said(make: Make) -> None:
     said = [*LONG[:40], *first.answers()[0]]
     second = Asked(engine, [*said, 5, 6, 7], **GREEDY)
     assert second.tokens() == Asked(make(), [*said, 5, 6, 7], **GREEDY).tokens()
-    assert second.request.known == (len(said) - 1) // PAGE * PAGE == 96
+    # Where prompts are computed by tiles, an answer that becomes part of one is read once more.
+    assert len(said) == 100 and second.request.known == (BLOCK if engine.backend.steps.tiles else 96)
 
 
 def test_nothing_is_shared_between_owners(make: Make) -> None:
