@@ -77,6 +77,12 @@ def found() -> tuple[str, Any] | None:
     return None
 
 
+def tiles() -> bool:
+    """Whether the build that answers computes prompts by tiles."""
+    build = found()
+    return build is not None and bool(build[1].danlu_tiles())
+
+
 def _built() -> Iterator[tuple[str, Any]]:
     return ((name, _open(file)) for name, file in built("step", __file__))
 

@@ -44,6 +44,7 @@ print(json.dumps({
     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     "precision": choose_precision("auto", choose_device()),
     "kernels": (native.found() or [""])[0],
+    "tiles": native.tiles(),
 }))
 """
 
@@ -128,7 +129,7 @@ def _torch() -> Iterator[Check]:
     yield Check(name="processor", ok=True, said=said)
     yield Check(name="accelerator", ok=True, said=found["gpu"] or "none: everything runs on the processor")
     yield Check(name="precision", ok=True, said="training in {}: {}".format(*found["precision"]))
-    yield _kernels(found["kernels"])
+    yield _kernels(found["kernels"], found["tiles"])
 
 
 def _cores() -> int:
@@ -157,10 +158,11 @@ def _disk(name: str, folder: Path) -> Check:
     return Check(name=f"disk for {name}", ok=not mend, said=said, mend=mend, needed=not writable)
 
 
-def _kernels(build: str) -> Check:
+def _kernels(build: str, tiles: bool) -> Check:
     """Which of the builds of native/ answers, and in which numbers."""
     if build:
         said = f"{build}: decoders answer in int8 from 20 million weights on, below in float32, a file's own 4 bits as they are"
+        said += "; prompts are read in bfloat16, by tiles" if tiles else ""
         return Check(name="kernels", ok=True, said=said)
     mend = f"install a C++ compiler, then {_pip()} install --force-reinstall --no-deps danlu"
     return Check(

@@ -86,6 +86,7 @@ def test_the_kernels_that_will_answer_are_named(tmp_path: Path) -> None:
     lines = [line for line in doctor_apart(tmp_path).stdout.splitlines() if "kernels:" in line]
     assert len(lines) == 1 and lines[0].startswith("ok" if found else "missing")
     assert found is None or found[0] in lines[0]
+    assert ("by tiles" in lines[0]) == native.tiles()
 
 
 def test_an_unusable_machine_is_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
