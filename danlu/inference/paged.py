@@ -72,7 +72,9 @@ class Paged:
 
     def join(self, sequence: Sequence) -> None:
         owner = sequence.request.owner
-        found = [] if sequence.reports_prompt else self.pages.find(owner, sequence.ids)
+        # Where prompts are computed by tiles, a longer text may have left more in blocks than this one has.
+        ids = sequence.ids[: _blocks(sequence) + 1] if self.steps.tiles else sequence.ids
+        found = [] if sequence.reports_prompt else self.pages.find(owner, ids)
         key = beginning(owner)
         for start in range(0, len(found) * PAGE, PAGE):
             key = following(key, sequence.ids[start : start + PAGE])

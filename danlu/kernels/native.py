@@ -127,7 +127,7 @@ class NativeSteps(Steps):
             score_scale=table.score_scale,
             cache_kind=PRECISIONS.index(CACHES[table.precision]),
         )
-        self.threads, self.tiles = threads, bool(library.danlu_tiles())
+        self.threads, self.tiles = threads, table.precision != "float32" and bool(library.danlu_tiles())
         self._open()
 
     def _open(self) -> None:

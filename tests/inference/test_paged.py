@@ -114,6 +114,17 @@ def test_an_answer_goes_on_from_what_was_said(make: Make) -> None:
     assert len(said) == 100 and second.request.known == (BLOCK if engine.backend.steps.tiles else 96)
 
 
+def test_a_longer_texts_beginning_changes_no_bit_of_a_shorter_one(make: Make, precision: Precision) -> None:
+    """Where prompts are computed by tiles, a position may be of a block in one and of the rest in the other."""
+    for length in (120, 113, 47, 128):
+        engine = make(precision=precision)
+        Asked(engine, LONG, **GREEDY).tokens()
+        asked = Asked(engine, LONG[:length], **GREEDY)
+        assert asked.tokens() == Asked(make(precision=precision), LONG[:length], **GREEDY).tokens()
+        whole = (length - 1) // PAGE * PAGE
+        assert asked.request.known == (min(whole, length // BLOCK * BLOCK) if engine.backend.steps.tiles else whole)
+
+
 def test_nothing_is_shared_between_owners(make: Make) -> None:
     engine = make()
     found = []
