@@ -53,10 +53,11 @@ inline void bend(Floats x, Floats& y, Floats& slope) {
         slope = multiply_add(y, power * share, share);
     } else {  // x (1 + tanh u) / 2 = x / (1 + e^(-2 u))
         constexpr float C = 0.7978845608f, D = 0.044715f;
-        const Floats square = x * x, power = exponential(-2.0f * C * x * multiply_add(square, all(D), all(1.0f)));
+        const Floats near = larger(-larger(-x, all(-30.0f)), all(-30.0f));  // beyond, nothing changes but what overflows
+        const Floats square = near * near, power = exponential(-2.0f * C * near * multiply_add(square, all(D), all(1.0f)));
         const Floats share = 1.0f / (1.0f + power);
         y = x * share;
-        slope = multiply_add(y * power * share, 2.0f * C * multiply_add(square, all(3.0f * D), all(1.0f)), share);
+        slope = multiply_add(near * share * power * share, 2.0f * C * multiply_add(square, all(3.0f * D), all(1.0f)), share);
     }
 }
 
@@ -142,14 +143,14 @@ void nats_of(int64_t words, const void* logits, int64_t target, bool asked, floa
         return;
     }
     float top, wanted[LANES], mean = 0;
-    const float total = exponentials<HALF>(logits, words, room, top), all_of = top + std::log(total);
+    const float total = exponentials<HALF>(logits, words, room, top), rest = std::log(total);
     store(wanted, some<HALF>(logits, target / LANES * LANES, words, 0));
-    *nats = (1 - smoothing) * (all_of - wanted[target % LANES]);
+    *nats = (1 - smoothing) * (top - wanted[target % LANES] + rest);
     if (smoothing) {
         Floats sums = {};
         for (int64_t i = 0; i < words; i += LANES) sums += some<HALF>(logits, i, words, 0);
         mean = sum(sums) / words;
-        *nats += smoothing * (all_of - mean);
+        *nats += smoothing * (top - mean + rest);
     }
     if (!gradient) return;
     room[target] -= (1 - smoothing) * total;
@@ -174,6 +175,9 @@ int32_t rows_by(int64_t rows, int64_t length, int32_t threads, Work work) {
 }  // namespace danlu
 
 extern "C" {
+
+// Raised, here and in danlu/nn/native.py, whenever these functions take something else.
+int32_t danlu_layers() { return 1; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.

@@ -391,7 +391,7 @@ int32_t danlu_multiply(const danlu::Matrix* matrix, const float* x, int32_t rows
             store(to, first);
             if (matrix->pairs) store(to + LANES, second);
         };
-        if (read) {
+        if (read && tiles_granted()) {
             Buffer numbers, room;
             auto* given = numbers.room<uint16_t>((size_t)(rows + READ_ROWS) * columns);
             for (int row = 0; row < rows; row++)

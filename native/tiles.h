@@ -44,6 +44,11 @@ inline void put_read_row(uint16_t* to, const float* x, int count, int columns) {
     }
 }
 
+// One NaN for all: others would become numbers when they are rounded.
+inline Floats plain_nan(Floats x) {
+    return (Floats)_mm512_mask_mov_ps((__m512)x, _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q), _mm512_set1_ps(NAN));
+}
+
 // A panel of 8 or 4 bits as bfloat16: pairs of columns, 16 weights each, as tiles read them.
 inline void widen(const Matrix& m, const uint8_t* panel, int groups, uint16_t* to) {
     const int quads = m.kind == INT8 ? 8 : 4, bytes = quads * 64;
@@ -59,8 +64,8 @@ inline void widen(const Matrix& m, const uint8_t* panel, int groups, uint16_t* t
     };
     for (int g = 0; g < groups; g++, to += GROUP * LANES, panel += bytes + (m.minimums ? 64 : 32)) {
         const auto* numbers = (const uint16_t*)(panel + bytes);
-        const Floats scale = load_halves(numbers) * steps;
-        const Floats low = (m.minimums ? load_halves(numbers + LANES) : scale * (-(float)zero_point(m.kind) / steps)) - scale;
+        const Floats scale = plain_nan(load_halves(numbers)) * steps;
+        const Floats low = (m.minimums ? plain_nan(load_halves(numbers + LANES)) : scale * (-(float)zero_point(m.kind) / steps)) - scale;
         for (int j = 0; j < quads; j++) {
             const Ints w = load<Ints>(panel + 64 * j);
             uint16_t* pair = to + 4 * j * LANES;

@@ -15,7 +15,8 @@ import psutil
 if TYPE_CHECKING:
     from torch import Tensor
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as glibc's malloc.h numbers them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # as glibc's malloc.h numbers them
+ABSENT = (AttributeError, OSError, TypeError)  # what ctypes raises where there is no such function, or no C library by that name
 GROUP = Path("/sys/fs/cgroup")  # a container may allow less than the machine has
 
 
@@ -51,20 +52,21 @@ def zeros(size: int, huge: bool) -> Tensor:
 def memory_kept() -> Iterator[None]:
     """While open, memory that is freed stays with this process, for the next that asks: work whose large arrays come and go by the
     thousand spends a tenth of its time on getting them from the system page by page (glibc only; elsewhere nothing changes)."""
-    with suppress(AttributeError, OSError):
+    with suppress(*ABSENT):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        with suppress(AttributeError, OSError, UnboundLocalError):
-            mallopt(M_MMAP_MAX, 2**16)  # as it begins
-            mallopt(M_TRIM_THRESHOLD, 2**17)
+        with suppress(*ABSENT, UnboundLocalError):
+            mallopt(M_MMAP_MAX, 2**16)
+            mallopt(M_MMAP_THRESHOLD, 2**25)  # where glibc's own rule ends up, which these calls put out of force
+            mallopt(M_TRIM_THRESHOLD, 2**26)
         give_back()
 
 
 def give_back() -> None:
     """Return memory that was freed to the system, where its library keeps it for later (glibc)."""
-    with suppress(AttributeError, OSError):
+    with suppress(*ABSENT):
         ctypes.CDLL(None).malloc_trim(0)

@@ -21,7 +21,8 @@ class Activation:
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if self.name in native.ACTIVATIONS and native.serves(x, x if other is None else other):
+        other_fits = other is None or other.shape == x.shape
+        if self.name in native.ACTIVATIONS and other_fits and native.serves(x, x if other is None else other):
             return native.bent(self.name, x, other)
         return self.function(x) if other is None else self.function(x) * other
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -48,6 +49,7 @@ class _Nats(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        logits = logits.contiguous()
         gradient = torch.empty_like(logits) if context.needs_input_grad[0] else None
         count = native.nats if native.serves(logits) else _nats
         total = count(logits, targets, smoothing, gradient).sum()
@@ -56,6 +58,7 @@ class _Nats(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (gradient,) = context.saved_tensors
         return (gradient if scale == 1 else gradient * scale), None, None

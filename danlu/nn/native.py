@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from danlu.base.builds import built
+from danlu.base.errors import ConfigError
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
+LAYOUT = 1  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 
 
@@ -35,12 +38,14 @@ def bent(activation: str, x: Tensor, other: Tensor | None = None) -> Tensor:
 def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | None) -> Tensor:
     """-ln p(target) of each row, 0 where the target is below 0; `gradient`, if given, takes that of their sum.
 
-    Shapes: logits and gradient (N, V), targets (N) -> (N) float32.
+    Shapes: logits and gradient (N, V), both contiguous, targets (N) -> (N) float32.
+    Raises: IndexError for a target that is no word.
     """
     rows, words = logits.shape
     if rows and not int(targets.max()) < words:
         raise IndexError(f"a target came as {int(targets.max())}; expected less than the {words} words")
-    logits, targets = logits.contiguous(), targets.contiguous()
+    assert len(targets) == rows and logits.is_contiguous() and (gradient is None or gradient.is_contiguous())
+    targets = targets.long().contiguous()
     found = torch.empty(rows, dtype=torch.float32)
     sizes = (_half(logits), rows, words, logits.data_ptr(), targets.data_ptr(), smoothing, found.data_ptr())
     if _library().danlu_nats(*sizes, None if gradient is None else gradient.data_ptr(), _threads(logits)):
@@ -92,5 +97,7 @@ def opened(file: str) -> Any:
     library = ctypes.CDLL(file)
     library.danlu_bend.restype = None
     library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
+    if library.danlu_layers() != LAYOUT:
+        raise ConfigError(f"{Path(file).name} was built from another version of Danlu; build it again: pip install --force-reinstall danlu")
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     return library

@@ -162,7 +162,7 @@ def _kernels(build: str, tiles: bool) -> Check:
     """Which of the builds of native/ answers, and in which numbers."""
     if build:
         said = f"{build}: decoders answer in int8 from 20 million weights on, below in float32, a file's own 4 bits as they are"
-        said += "; prompts are read in bfloat16, by tiles" if tiles else ""
+        said += "; prompts of 8 and 4 bits are read in bfloat16, by tiles" if tiles else ""
         return Check(name="kernels", ok=True, said=said)
     mend = f"install a C++ compiler, then {_pip()} install --force-reinstall --no-deps danlu"
     return Check(

@@ -75,6 +75,16 @@ def test_a_number_that_is_none_stays_in_its_row(build: Any) -> None:
     assert found[7].isnan().all() and found.isfinite().all(-1).sum() == 39
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4", "int4 from 8"])
+@pytest.mark.parametrize("bits", [0xFFFF, 0x7FFF, 0x7E00, 0x7C00])
+def test_a_scale_that_is_no_number_is_seen(build: Any, kind: str, bits: int) -> None:
+    matrix = packed(kind, torch.randn(16, 32))
+    width = 512 if kind == "int8" else 256
+    matrix.panels[0, width : width + 2] = torch.tensor([bits & 255, bits >> 8], dtype=torch.uint8)  # of the first weight's group
+    found = native.multiply(matrix, torch.randn(20, 32), build, read=True)
+    assert not found[:, 0].isfinite().any() and found[:, 1:].isfinite().all()
+
+
 def read_rows(steps: Any, said: list[tuple[Reader, int]], read: list[tuple[Reader, int]]) -> list[Tensor]:
     """One step of answers' rows, then prompts': logits of each part."""
     work: dict[str, list[int]] = {name: [] for name in ("tokens", "positions", "part_rows", "part_first_page", "pages")}

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danlu.base.builds import built
+from danlu.base.errors import ConfigError
 from danlu.nn import loss, native
 from danlu.nn.feedforward import ACTIVATIONS
 
@@ -48,9 +49,12 @@ def test_activations_and_their_gradients(build: Any, activation: str, numbers: t
 
 
 def test_numbers_that_are_none_stay_so_and_large_ones_bend_as_they_should(build: Any) -> None:
-    x = torch.tensor([float("nan"), -1e4, 1e4, 0.0, -300.0])
+    x = torch.tensor([float("nan"), -1e4, 1e4, 0.0, -300.0, 1e15, -1e15], requires_grad=True)
     for activation, function in TORCHS.items():
-        torch.testing.assert_close(ACTIVATIONS[activation](x), function(x), equal_nan=True, atol=1e-30, rtol=1e-6)
+        found, expected = ACTIVATIONS[activation](x), function(x)
+        torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-20, rtol=1e-6)
+        slopes = (torch.autograd.grad(y.nansum(), x)[0][1:] for y in (found, expected))
+        torch.testing.assert_close(*slopes, atol=1e-6, rtol=1e-6)
 
 
 def test_turned_numbers_are_laid_out_first(build: Any) -> None:
@@ -71,6 +75,34 @@ def test_cross_entropy_and_its_gradient(build: Any, numbers: torch.dtype, smooth
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=2e-6)
     near(gradient, torch.autograd.grad(expected.sum(), exact)[0], BOUNDS[numbers] / 2)
     assert torch.equal(native.nats(logits, targets, smoothing, None), found)
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1000.0, -1e4])
+def test_small_losses_survive_large_logits(build: Any, offset: float) -> None:
+    logits = torch.tensor([[offset, offset - 12]])
+    expected = F.cross_entropy(logits.double(), torch.tensor([0]), reduction="none")
+    torch.testing.assert_close(native.nats(logits, torch.tensor([0]), 0.0, None).double(), expected, rtol=0.03, atol=0)
+
+
+def test_logits_that_lie_the_other_way_round_have_the_same_gradient(build: Any) -> None:
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(1, 9, 4), torch.randn(50, 4), torch.randint(50, (1, 9), dtype=torch.int32)
+    found = []
+    for logits_of in (lambda rows: rows @ weight.t(), lambda rows: (weight @ rows.t()).t()):
+        given = hidden.clone().requires_grad_()
+        found.append(torch.autograd.grad(loss.token_loss(logits_of, given, targets, 50), given)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_what_multiplies_may_be_smaller(build: Any) -> None:
+    x, other = torch.randn(4, 5), torch.randn(4, 1)
+    torch.testing.assert_close(ACTIVATIONS["silu"](x, other), F.silu(x) * other)
+
+
+def test_a_build_of_another_version_is_refused(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "LAYOUT", native.LAYOUT + 1)
+    with pytest.raises(ConfigError, match="was built from another version"):
+        native.opened(build._name)
 
 
 def test_threads_change_no_bit(build: Any) -> None:
