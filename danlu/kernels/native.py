@@ -168,7 +168,9 @@ class NativeSteps(Steps):
             self.library.danlu_close(self.engine)
             self.engine = None
 
-    __del__ = close
+    def __del__(self) -> None:
+        if os is not None:  # else Python is ending, and takes the threads with it
+            self.close()
 
 
 def multiply(packed: Packed, x: Tensor, library: Any = None, read: bool = False) -> Tensor:

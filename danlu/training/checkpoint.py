@@ -29,8 +29,8 @@ class Progress:
     """How far a run has come; what was chosen automatically belongs to it too, or resuming would not be exact.
 
     Where the data stands follows from `step` alone. `rate_share` is below 1 after a setback; `best` is the lowest held-out loss so far (or
-    minus the highest figure, as a goal has it),
-    reached at `best_step`, and `worse` how many measurements have not been better since.
+    minus the highest figure, as a goal has it), reached at `best_step`, and `worse` how many measurements have not been better since; the
+    last was made at `measured_step`.
     """
 
     step: int = 0
@@ -43,6 +43,7 @@ class Progress:
     best: float = math.inf
     best_step: int = 0
     worse: int = 0
+    measured_step: int = -1
     health: Health = field(default_factory=Health)
 
     @classmethod

@@ -58,7 +58,7 @@ class Session:
         self.first = self._snapshot() if progress.step == 0 and team.leads else None
         self.saved_step = progress.step if progress.step else -1
         self.final_step = progress.step  # of the weights that are taken away
-        self.measured_step, self.untold = -1, False
+        self.untold = False
 
     @memory_kept()
     def go(self, checkpoint_every: int | None, stopped: Callable[[], bool]) -> None:
@@ -138,7 +138,7 @@ class Session:
         return self.config.patience is not None and self.progress.worse >= self.config.patience
 
     def _end(self) -> None:
-        if self.config.patience and not self._stuck and self.measured_step != self.progress.step:
+        if self.config.patience and not self._stuck and self.progress.measured_step != self.progress.step:
             self._measure()
         if self._stuck and self.extent.done(self.progress.step, self.progress.seconds) < 1:
             times, name = self.progress.worse, self.goal.name if self.goal else "loss"
@@ -177,7 +177,7 @@ class Session:
             loss, right = held_out(self.lesson.held_out, module, lambda: computing_in(self.progress.precision, device))
             reached = None if self.goal is None else self._ask(self.goal.of)
         step, distance = self.progress.step, loss if self.goal is None or reached is None else self.goal.distance(reached)
-        self.measured_step = step
+        self.progress.measured_step = step
         if math.isnan(distance):
             if self.goal is not None and not self.untold:
                 self.untold = True

@@ -118,3 +118,13 @@ def test_what_cannot_be_watched_is_refused(options: dict[str, Any], said: str, m
         danlu.train("bert/nano", data=moods, runs=tmp_path, name="a", **({"task": "classify"} | OPTIONS | options))
     mended = {"task": "classify"} | OPTIONS | options | {"best_by": "loss", "steps": 1, "task": "classify"}
     assert danlu.train("bert/nano", data=moods, runs=tmp_path, name="a", **mended).steps == 1  # the name was not taken
+
+
+def test_a_finished_run_that_is_resumed_is_not_measured_again(moods: Path, tmp_path: Path) -> None:
+    options = OPTIONS | {"checkpoint_every": None, "steps": 20}
+    danlu.train("bert/nano", data=moods, task="classify", runs=tmp_path, name="a", patience=30, **options)
+    run = Run(tmp_path / "a")
+    before = [row["step"] for row in run.metrics() if row.get("kind") == "evaluation" and not row["final"]]
+    danlu.train(run.folder, resume=True)
+    assert before[-1] == 20
+    assert [row["step"] for row in run.metrics() if row.get("kind") == "evaluation" and not row["final"]] == before
