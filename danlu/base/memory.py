@@ -52,18 +52,19 @@ def zeros(size: int, huge: bool) -> Tensor:
 def memory_kept() -> Iterator[None]:
     """While open, memory that is freed stays with this process, for the next that asks: work whose large arrays come and go by the
     thousand spends a tenth of its time on getting them from the system page by page (glibc only; elsewhere nothing changes)."""
-    with suppress(*ABSENT):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _tune({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1})
     try:
         yield
     finally:
-        with suppress(*ABSENT, UnboundLocalError):
-            mallopt(M_MMAP_MAX, 2**16)
-            mallopt(M_MMAP_THRESHOLD, 2**25)  # where glibc's own rule ends up, which these calls put out of force
-            mallopt(M_TRIM_THRESHOLD, 2**26)
+        # Where glibc's own rule ends up, which these calls put out of force.
+        _tune({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
         give_back()
+
+
+def _tune(settings: dict[int, int]) -> None:
+    with suppress(*ABSENT):
+        for name, value in settings.items():
+            ctypes.CDLL(None).mallopt(name, value)
 
 
 def give_back() -> None:

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from danlu.base.builds import built
-from danlu.base.errors import ConfigError
+from danlu.base.builds import built, outdated
 from danlu.kernels.packing import PRECISIONS, Packed
 from danlu.kernels.steps import CACHES, Found, Steps, StepWork
 from danlu.kernels.table import Layer, Norm, Table
@@ -97,7 +96,7 @@ def _open(file: Path) -> Any:
     library.danlu_sizes(sizes)
     mine = [*(ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)), LAYOUT]
     if list(sizes) != mine:
-        raise ConfigError(f"{file.name} was built from another version of Danlu; build it again: pip install --force-reinstall danlu")
+        raise outdated(file)
     return library
 
 

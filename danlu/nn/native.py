@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from danlu.base.builds import built
-from danlu.base.errors import ConfigError
+from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
 LAYOUT = 1  # of what its functions take, as native/layers.cpp counts
@@ -95,9 +94,9 @@ def _library() -> Any:
 def opened(file: str) -> Any:
     """A build, ready to be called."""
     library = ctypes.CDLL(file)
+    if library.danlu_layers() != LAYOUT:
+        raise outdated(Path(file))
     library.danlu_bend.restype = None
     library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
-    if library.danlu_layers() != LAYOUT:
-        raise ConfigError(f"{Path(file).name} was built from another version of Danlu; build it again: pip install --force-reinstall danlu")
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     return library

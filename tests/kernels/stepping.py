@@ -123,8 +123,8 @@ def readers_of(prompts: Sequence[Sequence[int]], num_pages: int, seed: int = 0) 
     return [Reader(ids, [free.pop() for _ in range(-(-len(ids) // PAGE))]) for ids in prompts]
 
 
-def step(steps: Steps, parts: Sequence[tuple[Reader, int]], wanted: Sequence[int] | None = None) -> Found:
-    """Read the next tokens of some readers; logits of all rows, or of those wanted."""
+def step(steps: Steps, parts: Sequence[tuple[Reader, int]], wanted: Sequence[int] | None = None, prompts: int = 0) -> Found:
+    """Read the next tokens of some readers, the last `prompts` of them as prompts; logits of all rows, or of those wanted."""
     work: dict[str, list[int]] = {name: [] for name in ("tokens", "positions", "part_rows", "part_first_page", "pages")}
     for reader, count in parts:
         work["tokens"] += reader.ids[reader.done : reader.done + count]
@@ -133,7 +133,8 @@ def step(steps: Steps, parts: Sequence[tuple[Reader, int]], wanted: Sequence[int
         work["part_first_page"].append(len(work["pages"]))
         work["pages"] += reader.pages
         reader.done += count
-    return steps.step(StepWork(**work, wanted=range(len(work["tokens"])) if wanted is None else wanted))
+    rows = sum(count for _, count in parts[len(parts) - prompts :])
+    return steps.step(StepWork(**work, wanted=range(len(work["tokens"])) if wanted is None else wanted, read=rows))
 
 
 def read(steps: Steps, readers: Sequence[Reader], chunk: int = 1000) -> list[Tensor]:

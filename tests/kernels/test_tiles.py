@@ -11,9 +11,8 @@ from torch import Tensor
 
 from danlu.kernels import native
 from danlu.kernels.packing import Packed, Precision, Quantised, pack, paired, quantise, unpacked, widened
-from danlu.kernels.steps import StepWork
 
-from .stepping import LLAMA, SHAPES, Reader, by_module, decoder, prompts_of, readers_of, steps_of, table_of
+from .stepping import LLAMA, SHAPES, Reader, by_module, decoder, prompts_of, readers_of, step, steps_of, table_of
 
 TILED: dict[str, Any] = {name: library for name, library in native._built() if library.danlu_tiles()}
 pytestmark = pytest.mark.skipif(not TILED, reason="this processor or this system has no tiles")
@@ -87,16 +86,8 @@ def test_a_scale_that_is_no_number_is_seen(build: Any, kind: str, bits: int) -> 
 
 def read_rows(steps: Any, said: list[tuple[Reader, int]], read: list[tuple[Reader, int]]) -> list[Tensor]:
     """One step of answers' rows, then prompts': logits of each part."""
-    work: dict[str, list[int]] = {name: [] for name in ("tokens", "positions", "part_rows", "part_first_page", "pages")}
-    for reader, count in said + read:
-        work["tokens"] += reader.ids[reader.done : reader.done + count]
-        work["positions"] += range(reader.done, reader.done + count)
-        work["part_rows"].append(count)
-        work["part_first_page"].append(len(work["pages"]))
-        work["pages"] += reader.pages
-        reader.done += count
-    found = steps.step(StepWork(**work, wanted=range(len(work["tokens"])), read=sum(count for _, count in read)))
-    return list(found.logits.split(work["part_rows"]))
+    found = step(steps, said + read, prompts=len(read))
+    return list(found.logits.split([count for _, count in said + read]))
 
 
 @pytest.mark.parametrize("precision", FEWER)
