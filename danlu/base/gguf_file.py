@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
+from danlu.base.memory import let_go
 from danlu.base.storage import write_whole
 from danlu.base.weights import Tensors
 
@@ -164,7 +165,7 @@ def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Call
                     values[start : start + rows] = gguf.dequantize(packed[start : start + rows], place.kind)
         except (NotImplementedError, ValueError) as error:
             raise CheckpointError(f"{file}: tensor {name!r} of type {place.kind.name} cannot be read ({error})") from None
-        _let_go(data, place)
+        let_go(data)  # a tensor is read once; and the system maps its neighbours' pages along
         return torch.from_numpy(values.reshape(place.shape))
 
     return read
@@ -176,16 +177,10 @@ def bytes_reader(data: mmap.mmap, place: Stored) -> Callable[[], Tensor]:
     def read() -> Tensor:
         packed = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start)
         found = torch.from_numpy(packed.reshape(place.shape[0], -1).copy())
-        _let_go(data, place)
+        let_go(data)  # a tensor is read once; and the system maps its neighbours' pages along
         return found
 
     return read
-
-
-def _let_go(data: mmap.mmap, place: Stored) -> None:
-    """A tensor is read once: its pages of the file need not stay with us."""
-    first = place.start // mmap.PAGESIZE * mmap.PAGESIZE
-    data.madvise(mmap.MADV_DONTNEED, first, place.start + place.num_bytes - first)
 
 
 def write_gguf(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:

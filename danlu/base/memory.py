@@ -71,3 +71,9 @@ def give_back() -> None:
     """Return memory that was freed to the system, where its library keeps it for later (glibc)."""
     with suppress(*ABSENT):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def let_go(mapped: mmap.mmap) -> None:
+    """Give back the pages of a mapped file, which would count as this process's; who reads it again gets them again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from danlu.base.memory import let_go
+
 BLOCK = 1 << 15  # pairs that are compared at once: their signatures take 32 MiB
 
 Indices = NDArray[np.int64]
@@ -63,8 +65,7 @@ class Signatures:
                 rows = np.frombuffer(mapped, dtype=np.uint32).reshape(-1, self.permutations)
                 result[begin:end] = (rows[left[begin:end]] == rows[right[begin:end]]).mean(axis=1)
                 del rows
-                if hasattr(mmap, "MADV_DONTNEED"):
-                    mapped.madvise(mmap.MADV_DONTNEED)  # the pages are clean: give them back, they would count as ours
+                let_go(mapped)
         return result
 
 

@@ -188,3 +188,25 @@ def test_matrices_are_given_as_they_are_packed(tmp_path: Path) -> None:
     tensors.packed["Q4_0"].fill_(0)  # a copy: the file stays as it is
     assert tensors["Q4_0"].any() and tensors.packed["Q4_0"].any()
     assert tensors.used == {"Q4_0"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell which pages are mapped")
+def test_no_page_of_the_file_stays_mapped(tmp_path: Path) -> None:
+    file = write(tmp_path / "large.gguf", {name: (np.tile(VALUES, (4096, 1)), "Q8_0") for name in ("first", "second")})
+    _, tensors = read_gguf(file)
+    held = [resident(file)]
+    for name in ("first", "second"):
+        tensors[name], tensors.packed[name]
+        held.append(resident(file))
+    assert held[0] > 0 and held[1:] == [0, 0]
+
+
+def resident(file: Path) -> int:
+    """Kilobytes of a file that are mapped and counted as this process's."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            inside = line.endswith(str(file))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
