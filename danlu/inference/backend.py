@@ -19,14 +19,15 @@ class Part:
     count: int
 
     @property
-    def asks(self) -> bool:
-        """Whether logits are wanted: the last token is read, or all positions are reported."""
-        return self.count == self.sequence.remaining or self.sequence.reports_prompt
+    def asked(self) -> int:
+        """Of how many of its tokens, the last ones, the logits are wanted."""
+        end = self.sequence.computed + self.count
+        return min(max(end - self.sequence.asked_from, 0), self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logits:
-    """What a part found: logits (1 or count, V), the likeliest token of each row, and whether its numbers are finite."""
+    """What a part found: logits (asked, V), the likeliest token of each row, and whether its numbers are finite."""
 
     values: Tensor
     likeliest: Several[int]

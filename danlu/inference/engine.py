@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import threading
@@ -86,7 +87,27 @@ class Engine:
         An encoder-decoder reads `source` and goes on from `ids`. What was read for one `owner` is used again for that one alone.
         Raises: RequestError if the prompt does not fit, a token is unknown, the queue is full or the engine is closed.
         """
-        request = self._check(list(ids), sampling, deliver, None if source is None else list(source), owner)
+        return self._queue(self._check(list(ids), sampling, deliver, None if source is None else list(source), owner))
+
+    def judge(
+        self,
+        ids: Several[int],
+        answers: Several[Several[int]],
+        deliver: Callable[[Piece | DanluError], None],
+        source: Several[int] | None = None,
+        owner: str = "",
+    ) -> Request:
+        """Queue a prompt and answers to it: of each one piece comes, whose tokens have their log-probabilities and the likeliest token.
+
+        The prompt is read once for all of them. Raises: as submit.
+        """
+        given = [list(answer) for answer in answers]
+        if not given or not all(given):
+            raise RequestError("an answer to judge came without tokens; expected at least one each", param="prompt")
+        found = None if source is None else list(source)
+        return self._queue(self._check(list(ids), Sampling(max_tokens=0), deliver, found, owner, given))
+
+    def _queue(self, request: Request) -> Request:
         with self.condition:
             if self.closed:
                 raise RequestError("the engine is shutting down; ask again later", code="engine_stopped")
@@ -128,18 +149,20 @@ class Engine:
         deliver: Callable[[Piece | DanluError], None],
         source: list[int] | None,
         owner: str,
+        given: list[list[int]] | None = None,
     ) -> Request:
         if not ids or source == []:
             raise RequestError("the prompt came without tokens; expected at least one", param="prompt")
-        room, given = self.context_length - len(ids), len(ids) if source is None else len(source)
-        if given > self.context_length or (room <= 0 and sampling.max_tokens != 0):
+        room, length = self.context_length - len(ids), len(ids) if source is None else len(source)
+        wanted = int(sampling.max_tokens != 0) if given is None else max(map(len, given)) - 1  # an answer's last token is not read
+        if length > self.context_length or wanted > room:
             raise RequestError(
-                f"the prompt is {given} tokens long and leaves no room for an answer in this model's context of "
+                f"the prompt is {length} tokens long and leaves no room for an answer in this model's context of "
                 f"{self.context_length} tokens; shorten it",
                 param="prompt",
                 code="context_length_exceeded",
             )
-        for token in ids + (source or []):
+        for token in itertools.chain(ids, source or [], *(given or [])):
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary_size:
                 raise RequestError(
                     f"the prompt holds a token that the model lacks; expected 0 to {self.vocabulary_size - 1}", param="prompt"
@@ -150,7 +173,7 @@ class Engine:
             raise RequestError("stop strings came for a model without a tokenizer; leave stop out", param="stop")
         most_new = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         seed = random.SystemRandom().getrandbits(62) if sampling.seed is None else sampling.seed
-        request = Request(ids, sampling, seed, most_new, deliver, source, owner)
+        request = Request(ids, sampling, seed, most_new, deliver, source, owner, given)
         request.wake = self._wake
         return request
 
@@ -190,7 +213,7 @@ class Engine:
                 text=TextStream(self.tokenizer, request.sampling.stop),
                 ids=list(request.ids),
             )
-            for index in range(request.sampling.n)
+            for index in range(request.open)
         )
         first.siblings = siblings
         return first
@@ -233,11 +256,11 @@ class Engine:
         sequence = part.sequence
         if logits is not None and sequence.reports_prompt:
             self._report_prompt(sequence, sequence.computed - part.count, logits.values)
-        if logits is None or sequence.remaining:
+        if logits is None or (sequence.remaining and sequence.given is None):
             return
         siblings, sequence.siblings = sequence.siblings, []
         everyone = [sequence, *siblings]
-        for each in everyone:  # each draws its own first token from the same logits
+        for each in everyone:  # each has its own first token from the same logits
             if not each.ended:
                 self._advance(each, logits)
         for sibling in siblings:
@@ -250,16 +273,32 @@ class Engine:
         """Draw one token for a sequence from the last of its logits and tell whoever waits for it."""
         if sequence.request.cancelled:
             sequence.ended = True
-        elif not found.finite[-1]:
+        elif not all(found.finite[-1:] if sequence.given is None else found.finite):
             if sequence.place is not None:
                 self.backend.forget(sequence)
             self._fail(sequence, "the model's numbers are not finite on this request; its weights may be damaged", "engine_failure")
+        elif sequence.given is not None:
+            self._judge(sequence, found)
         elif len(sequence.generated) >= sequence.request.most_new:  # nothing was asked for but the prompt
             self._end(sequence, "length")
         else:
             plain = sequence.sampler.greedy and not sequence.sampler.transforms
             logits = found.values[-1]
             self._extend(sequence, found.likeliest[-1] if plain else self._draw(sequence, logits), logits)
+
+    def _judge(self, sequence: Sequence, found: Logits) -> None:
+        """Note how likely the next tokens of a given answer are; after the first, what is left of it is read in one go."""
+        given, start = sequence.given or [], len(sequence.judged)
+        targets = given[start : start + len(found.values)]
+        totals = found.values.logsumexp(-1).tolist()
+        for row, (target, best, total) in enumerate(zip(targets, found.likeliest, totals, strict=True)):
+            logits = found.values[row]
+            likeliest = (best, float(logits[best]) - total)
+            sequence.judged.append(Token(id=target, logprob=float(logits[target]) - total, alternatives=(likeliest,)))
+        if len(sequence.judged) == len(given):
+            self._end(sequence, "length", "", sequence.judged)
+        elif not start:
+            sequence.ids += given[:-1]
 
     def _draw(self, sequence: Sequence, logits: Tensor) -> int:
         sampler, begun = sequence.sampler, sequence.text.begun

@@ -175,6 +175,18 @@ class Model:
             return engine.submit([self.config.start_id], sampling, deliver, source=ids, owner=owner)
         return engine.submit(ids, sampling, deliver, owner=owner)
 
+    def judge(
+        self, ids: Sequence[int], answers: Sequence[Sequence[int]], deliver: Callable[[Piece | DanluError], None], owner: str = ""
+    ) -> Request:
+        """Queue a prompt's ids and answers to it, each of which comes back as a piece with its tokens' likelihoods.
+
+        Computed in float32, as a prompt's own likelihoods are, unless the model was loaded in other numbers by name.
+        """
+        engine = self._engine_in(self.exact)
+        if self.has_source:
+            return engine.judge([self.config.start_id], answers, deliver, source=ids, owner=owner)
+        return engine.judge(ids, answers, deliver, owner=owner)
+
     @property
     def has_source(self) -> bool:
         """Whether it is an encoder-decoder."""

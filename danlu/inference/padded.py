@@ -75,14 +75,13 @@ class Padded:
         sorted_parts = [parts[index] for index in order]
         hidden = self._forward(sorted_parts)
         results: list[Logits | None] = [None] * len(parts)
-        asking = [(row, part) for row, part in enumerate(sorted_parts) if part.asks and not part.sequence.reports_prompt]
-        if asking:
-            logits = self.module.logits(hidden[[row for row, _ in asking], [part.count - 1 for _, part in asking]])
-            for number, (row, _) in enumerate(asking):
-                results[order[row]] = _told(logits[number : number + 1])
-        for row, part in enumerate(sorted_parts):
-            if part.sequence.reports_prompt:
-                results[order[row]] = _told(self.module.logits(hidden[row, : part.count]))
+        places = [(row, place) for row, part in enumerate(sorted_parts) for place in range(part.count - part.asked, part.count)]
+        if places:
+            logits, end = self.module.logits(hidden[[row for row, _ in places], [place for _, place in places]]), 0
+            for row, part in enumerate(sorted_parts):
+                if part.asked:
+                    results[order[row]] = _told(logits[end : end + part.asked])
+                    end += part.asked
         return results
 
     def forget(self, sequence: Sequence) -> None:

@@ -72,9 +72,10 @@ class Paged:
 
     def join(self, sequence: Sequence) -> None:
         owner = sequence.request.owner
-        # Where prompts are computed by tiles, a longer text may have left more in blocks than this one has.
-        ids = sequence.ids[: _blocks(sequence) + 1] if self.steps.tiles else sequence.ids
-        found = [] if sequence.reports_prompt else self.pages.find(owner, ids)
+        known = sequence.asked_from  # at most
+        if self.steps.tiles:  # where prompts are computed by tiles, a longer text may have left more in blocks than this one has
+            known = min(known, _blocks(sequence))
+        found = self.pages.find(owner, sequence.ids[: known + 1])
         key = beginning(owner)
         for start in range(0, len(found) * PAGE, PAGE):
             key = following(key, sequence.ids[start : start + PAGE])
@@ -153,8 +154,7 @@ class Paged:
         sequence, start = part.sequence, part.sequence.computed
         end, blocks = start + part.count, min(max(_blocks(sequence), start), start + part.count)
         bounds = [(start, blocks, True), (blocks, end, False)]
-        asked = 0 if not part.asks else part.count if sequence.reports_prompt else 1
-        return [Stretch(sequence, one, other, read, asked if other == end else 0) for one, other, read in bounds if one < other]
+        return [Stretch(sequence, one, other, read, part.asked if other == end else 0) for one, other, read in bounds if one < other]
 
     def _learn(self, part: Part) -> None:
         """Pages that are full now can be found by who begins alike: not an answer's where prompts are computed otherwise."""

@@ -40,12 +40,14 @@ class Request:
         deliver: Callable[[Any], None],
         source: list[int] | None = None,
         owner: str = "",
+        given: list[list[int]] | None = None,
     ) -> None:
         self.ids, self.sampling, self.seed, self.most_new, self.deliver = ids, sampling, seed, most_new, deliver
+        self.given = given  # answers that are not drawn but judged: how likely is each of their tokens?
         self.source = source  # what an encoder-decoder reads before it goes on from ids
         self.owner = owner  # whose it is: what was read for one is not shown to another, not even by how soon an answer comes
         self.arrival = next(_arrivals)
-        self.open = sampling.n  # answers that have not ended
+        self.open = sampling.n if given is None else len(given)  # answers that have not ended
         self.sampled = 0  # tokens drawn for all answers, the one that ends an answer included
         self.known = 0  # tokens of the prompt that were in the cache already
         self.prompt_tokens: list[Token] = []  # with log-probabilities, if they were asked for
@@ -74,6 +76,7 @@ class Sequence:
     ids: list[int]
     siblings: list[Sequence] = field(default_factory=list)
     generated: list[int] = field(default_factory=list)
+    judged: list[Token] = field(default_factory=list)  # of the answer that was given
     computed: int = 0  # positions that the backend remembers
     place: Any = None  # where it does; None while waiting
     ended: bool = False
@@ -89,6 +92,18 @@ class Sequence:
         return self.request.arrival, self.index
 
     @property
+    def given(self) -> list[int] | None:
+        """The answer that is judged."""
+        return None if self.request.given is None else self.request.given[self.index]
+
+    @property
     def reports_prompt(self) -> bool:
-        """Whether the logits of all its positions are asked for."""
+        """Whether the logits of all its prompt's positions are asked for."""
         return self.request.sampling.prompt_logprobs and not self.generated
+
+    @property
+    def asked_from(self) -> int:
+        """The first position whose logits are asked for: the last, where a token is drawn."""
+        if self.given is not None:
+            return len(self.request.ids) - 1 + len(self.judged)
+        return 0 if self.reports_prompt else len(self.ids) - 1

@@ -73,7 +73,7 @@ def apply(
     truncate
         Cut texts that the model cannot read whole, and count them, instead of refusing them.
     precision
-        float32, bfloat16 or auto.
+        As for `danlu evaluate`.
     threads
         CPU threads; all cores unless given.
     json

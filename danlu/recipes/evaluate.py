@@ -83,7 +83,8 @@ def evaluate(
     context_length
         Length of a text's windows; by default what the model was trained for, 1024 at most.
     precision
-        float32, bfloat16 or auto.
+        float32, bfloat16 or auto. Of a language model that is prompted also int8 and int4: answers and likelihoods in these, as it would
+        be served; auto writes answers as it is served, and computes likelihoods in float32.
     threads
         CPU threads; all cores unless given.
     seed

@@ -18,7 +18,7 @@ from danlu.data.examples import Answer as Span
 from danlu.data.examples import ClassifyExample, Example, SpanExample, TranslateExample
 from danlu.evaluation.answerers.prompting import Prompted, Prompting, behind, first_named
 from danlu.evaluation.answerers.shots import Shots, terms
-from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_speaker
+from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_endpoint
 from danlu.inference.likelihood import Scored, encode_continuations
 from danlu.inference.model import Model, load
 from danlu.inference.remote import RemoteModel, Said, _scored
@@ -255,8 +255,8 @@ def test_what_cannot_be_prompted_is_told() -> None:
         ("by came as", lambda: Prompting(by="luck")),  # type: ignore[arg-type]
         ("max_tokens came as", lambda: Prompting(max_tokens=0)),
         ("expected api:URL#MODEL", lambda: RemoteModel("api:ftp://x#y")),
-        ("expected api:URL#MODEL", lambda: open_speaker("api:http://x")),
-        ("leave truncate out", lambda: open_speaker("api:http://x#y", truncate=True)),
+        ("expected api:URL#MODEL", lambda: open_endpoint("api:http://x")),
+        ("leave truncate out", lambda: open_endpoint("api:http://x#y", truncate=True)),
     ]
     for said, make in cases:
         with pytest.raises(ConfigError, match=said):

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from danlu.base.errors import RequestError
-from danlu.inference import likelihood
 from danlu.inference.likelihood import Likelihoods, Scored, encode_continuations, encode_pair
 from danlu.inference.model import Model, load
-from danlu.models.base import Inputs
+from danlu.inference.request import Limits
 from danlu.models.loading import families, save_model
 from tests.models.shapes import write_foreign
 
@@ -53,11 +52,11 @@ def check(model: Model, prompts: list[tuple[list[int], list[list[int]]]], found:
             assert (one.greedy, one.tokens, one.cut) == (greedy, len(continuation), 0)
 
 
-@pytest.mark.parametrize("row_tokens", [24, 512])
-def test_trees_in_a_row_say_what_separate_passes_say(model: Model, row_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likelihood, "ROW_TOKENS", row_tokens)
-    prompts = draw_prompts(model.config.vocabulary_size, 60)
-    check(model, prompts, Likelihoods(model).score(prompts))
+@pytest.mark.parametrize("limits", [Limits(), Limits(chunk=3, sequences=16), Limits(cache_bytes=2**17)])
+def test_side_by_side_they_are_what_separate_passes_say(tiny_folder: Path, limits: Limits) -> None:
+    with load(str(tiny_folder), limits=limits) as model:
+        prompts = draw_prompts(model.config.vocabulary_size, 60)
+        check(model, prompts, Likelihoods(model).score(prompts))
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama-scaled-as-llama3", "qwen2", "qwen3", "t5-gated", "bart", "marian"])
@@ -86,25 +85,19 @@ def test_greedy_continuations_are_told(model: Model) -> None:
 
 
 def test_what_is_shared_is_read_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-
-    class Counting(torch.nn.Module):
-        def forward(self, inputs: Inputs, cache: None) -> torch.Tensor:
-            read.append(inputs.tokens.numel())
-            return model.module(inputs, cache)
-
-    scorer = Likelihoods(model)
-    monkeypatch.setitem(scorer.__dict__, "module", Counting())
-    ids = list(range(2, 42))
+    backend, read = model.engine.backend, list[int]()
+    compute = backend.compute
+    monkeypatch.setattr(backend, "compute", lambda parts: (read.append(sum(part.count for part in parts)), compute(parts))[1])
+    ids, scorer = list(range(2, 42)), Likelihoods(model)
     scorer.score([(ids, [[5], [6], [7]])])
     assert sum(read) == 40  # last tokens are not read
     read.clear()
     scorer.score([(ids, [[5, 6, 7], [5, 6, 8], [9, 6]])])
-    assert sum(read) == 40 + 3
+    assert sum(read) == 40 - 32 + 5  # whole pages of 16 positions are known
     read.clear()
-    scorer.num_threads = 1
-    scorer.score([([*ids, 50, 51], [[5]]), (ids, [[5]]), ([*ids, 60], [[5]])])  # prompts that begin alike
-    assert sum(read) == 40 + 3
+    long = list(range(2, 82))
+    scorer.score([([*long, 50, 51], [[5]]), (long, [[5]]), ([*long, 60], [[5]])])  # prompts that begin alike
+    assert sum(read) == 80 - 32 + 2 + 1
 
 
 def test_a_prompt_beyond_the_context(model: Model) -> None:
@@ -141,11 +134,23 @@ def test_damaged_weights_are_told(model: Model, tiny_folder: Path) -> None:
             Likelihoods(damaged).score([([5, 6], [[7]])])
 
 
-def test_bfloat16_comes_near(model: Model) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_other_precisions_come_near(model: Model, tiny_folder: Path, precision: str) -> None:
     prompts = draw_prompts(model.config.vocabulary_size, 60)
-    exact, rough = (Likelihoods(model, precision).score(prompts)[0] for precision in ("float32", "bfloat16"))
+    with load(str(tiny_folder), precision=precision) as served:
+        exact, rough = (Likelihoods(one).score(prompts)[0] for one in (model, served))
     assert [one.nats for one in rough] == pytest.approx([one.nats for one in exact], rel=0.1)
     assert [one.nats for one in rough] != [one.nats for one in exact]
+
+
+def test_who_waits_for_places_says_the_same(tiny_folder: Path) -> None:
+    """More continuations than may run, a cache too small for all of them, and answers being drawn meanwhile."""
+    dice = random.Random(1)
+    prompts = [([dice.randrange(2, 90) for _ in range(40)], [[dice.randrange(2, 90) for _ in range(9)] for _ in range(40)]) for _ in "ab"]
+    with load(str(tiny_folder), limits=Limits(sequences=16, chunk=7, cache_bytes=2**18)) as model:
+        streams = [model.stream([9, 8, number], max_tokens=40, temperature=0.0) for number in range(12)]
+        check(model, prompts, Likelihoods(model).score(prompts))
+        assert all(sum(len(piece.tokens) for piece in stream) > 0 for stream in streams)
 
 
 def test_texts_are_cut_as_one_and_the_space_goes_with_the_continuation(model: Model) -> None:

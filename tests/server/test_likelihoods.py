@@ -30,11 +30,12 @@ def test_lm_evals_requests_give_the_local_likelihoods(folders: dict[str, Path], 
             prompt = texts if as_text else [[*ids, *own] for ids, own in pairs]
             body = {"prompt": prompt, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
             choices = sorted(post(running, "completions", {"model": "tiny"} | body).json()["choices"], key=lambda choice: choice["index"])
+            scored = [one for some in Likelihoods(model).score(asked) for one in some]
         finally:
             running.http.close()
             server.should_exit = True
             thread.join(20)
-        for choice, (ids, own), one in zip(choices, pairs, [one for some in Likelihoods(model).score(asked) for one in some], strict=True):
+        for choice, (ids, own), one in zip(choices, pairs, scored, strict=True):
             found = choice["logprobs"]
             values, best = found["token_logprobs"][len(ids) : -1], found["top_logprobs"][len(ids) : -1]  # the last is what was drawn
             assert len(values) == len(own)

@@ -14,11 +14,11 @@ from danlu.evaluation.answerers.base import Answerer
 from danlu.evaluation.answerers.ensemble import Ensemble, Members
 from danlu.evaluation.answerers.prompting import Prompted, Prompting
 from danlu.evaluation.answerers.retrieval import Retriever
-from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_speaker
-from danlu.inference.model import Model, load
+from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_endpoint
+from danlu.inference.model import Model
 from danlu.inference.predicting import Predictor
 from danlu.inference.remote import PREFIX
-from danlu.inference.token_inputs import reads_source
+from danlu.models.loading import Loaded, Opened, open_model
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
 from danlu.tasks.parts import stream_part
@@ -45,22 +45,27 @@ def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
         several = [answerer_of(str(Path(model) / name), task, asking) for name in members.names]
         return Ensemble(model, several, members.weights)
     if model.startswith(PREFIX):
-        precision, _ = choose_precision(asking.precision, choose_device())
-        return _prompted(open_speaker(model, precision, asking.truncate), task, asking)
-    return answerer_for(load(model), task, asking)
+        return _prompted(open_endpoint(model, asking.truncate), task, asking)
+    opened = open_model(model)
+    return answerer_for(Model(opened, precision=asking.precision if _speaks(opened) else "auto"), task, asking)
 
 
 def answerer_for(loaded: Model, task: Task, asking: Asking) -> Answerer:
     """Who answers a task for a model of this machine. Raises: ConfigError if the model cannot."""
-    precision, _ = choose_precision(asking.precision, choose_device())
     if task.kind == "retrieve":
         return Retriever(loaded, truncate=asking.truncate)
-    head = getattr(loaded.config, "head", None)
-    if not loaded.generates or (head is not None and head.kind != "words"):
+    if not _speaks(loaded):
+        precision, _ = choose_precision(asking.precision, choose_device())
         return Predictor(loaded, task.kind, truncate=asking.truncate, precision=precision)
-    if task.kind == "translate" and reads_source(loaded.module):
+    if task.kind == "translate" and loaded.has_source:
         task = replace(task, prompt="{source}")  # what it was trained on, and nothing beside it
-    return _prompted(LocalSpeaker(loaded, precision, asking.truncate), task, asking)
+    return _prompted(LocalSpeaker(loaded, asking.truncate), task, asking)
+
+
+def _speaks(model: Model | Loaded | Opened) -> bool:
+    """Whether it answers in words, and not with a head for classes, labels or spans."""
+    head = getattr(model.config, "head", None)
+    return model.family.memory != "none" and (head is None or head.kind == "words")
 
 
 def _prompted(speaker: Speaker, task: Task, asking: Asking) -> Prompted:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from danlu.base.device import Precision
 from danlu.base.errors import ConfigError, RequestError
 from danlu.inference.likelihood import Likelihoods, Scored, encode_continuations
-from danlu.inference.model import Gathered, Model, Stream, load
-from danlu.inference.remote import PREFIX, RemoteModel, Said
+from danlu.inference.model import Gathered, Model, Stream
+from danlu.inference.remote import RemoteModel, Said
 
 TOGETHER = 64  # texts that are written at once: the engine keeps more than that waiting
 
@@ -36,10 +35,10 @@ class Speaker(Protocol):
 class LocalSpeaker:
     """A loaded model."""
 
-    def __init__(self, model: Model, precision: Precision = "float32", truncate: bool = False) -> None:
+    def __init__(self, model: Model, truncate: bool = False) -> None:
         """`truncate` cuts prompts that are too long from the left. Raises: RequestError if the model is an encoder."""
         self.model, self.name = model, model.name
-        self.likelihoods = Likelihoods(model, precision, truncate)
+        self.likelihoods = Likelihoods(model, truncate)
 
     def score(self, prompts: Sequence[Pair]) -> list[list[Scored] | RequestError]:
         """As Speaker has it."""
@@ -95,13 +94,8 @@ def _end(stream: Stream, cut: int) -> Said | RequestError:
     return Said(gathered.choices()[0].text, cut)
 
 
-def open_speaker(model: str, precision: Precision = "float32", truncate: bool = False) -> Speaker:
-    """A model by any of its names, or an endpoint as api:URL#MODEL.
-
-    Raises: ConfigError if an endpoint is to cut prompts, whose tokens only it knows; what loading raises.
-    """
-    if not model.startswith(PREFIX):
-        return LocalSpeaker(load(model), precision, truncate)
+def open_endpoint(model: str, truncate: bool = False) -> Speaker:
+    """An endpoint as api:URL#MODEL. Raises: ConfigError if it is to cut prompts, whose tokens only it knows; what RemoteModel raises."""
     if truncate:
         raise ConfigError(f"prompts are to be cut for {model}, which alone knows their tokens; leave truncate out, or give fewer shots")
     return RemoteModel(model)
