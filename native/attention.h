@@ -156,7 +156,7 @@ float weigh(const Pages& pages, int num_pages, int seen, float* row, float* scal
     for (int p = 0; p < own; p++) most = larger(most, load<Floats>(row + p * PAGE));
     const float top = largest(most);
     Floats four[4] = {};
-    for (int p = 0; p < num_pages; p++) {
+    for (int p = 0; p < (KIND == INT8 ? (num_pages + 3) / 4 * 4 : num_pages); p++) {  // bytes by fours, for which there is room behind
         Floats weight = p < own ? exponential(load<Floats>(row + p * PAGE) - top) : Floats{};
         if (p == own - 1) {
             float lanes[PAGE];
@@ -169,15 +169,9 @@ float weigh(const Pages& pages, int num_pages, int seen, float* row, float* scal
         total += weight;
         if constexpr (KIND == INT8) {
             four[p % 4] = p < own ? weight * load<Floats>(pages[p] + pages.bytes - 64) : weight;
-            if (p % 4 == 3 || p == num_pages - 1) {
-                for (int i = p % 4 + 1; i < 4; i++) four[i] = Floats{};
-                const int first = p / 4 * 4;
-                int8_t bytes[4 * PAGE];
-                float scale[4];
+            if (p % 4 == 3) {
                 int32_t sums[4];
-                bytes_of(four, bytes, scale, sums);
-                std::memcpy((int8_t*)row + first * PAGE, bytes, (p - first + 1) * PAGE);
-                std::memcpy(scales + first, scale, (p - first + 1) * sizeof(float));
+                bytes_of(four, (int8_t*)row + (p - 3) * PAGE, scales + p - 3, sums);
             }
         }
     }

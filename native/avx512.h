@@ -34,15 +34,18 @@ inline void bytes_of(const Floats* x, int8_t* bytes, float* scales, int32_t* sum
     __m512 most = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
     most = _mm512_max_ps(most, _mm512_shuffle_f32x4(most, most, 0x4e));
     most = _mm512_max_ps(most, _mm512_shuffle_f32x4(most, most, 0xb1));  // the four, in every quarter
-    __m512 times = _mm512_div_ps(_mm512_set1_ps(127.0f), _mm512_max_ps(most, _mm512_set1_ps(1e-30f)));
-    _mm_storeu_ps(scales, _mm512_castps512_ps128(_mm512_div_ps(most, _mm512_set1_ps(127.0f))));
+    const __m128 four = _mm512_castps512_ps128(most), largest_byte = _mm_set1_ps(127.0f);
+    _mm_storeu_ps(scales, _mm_div_ps(four, largest_byte));
+    const __m512 times = _mm512_broadcast_f32x4(_mm_div_ps(largest_byte, _mm_max_ps(four, _mm_set1_ps(1e-30f))));
     const Floats nothing = (x[0] + x[1] + x[2] + x[3]) * 0.0f;
     if (_mm512_cmp_ps_mask((__m512)nothing, (__m512)nothing, _CMP_UNORD_Q)) scales[0] = scales[1] = scales[2] = scales[3] = NAN;
-    auto part = [](Floats a, __m512 by) { return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps((__m512)a, by))); };
-    __m512i all = _mm512_castsi128_si512(part(x[0], _mm512_shuffle_ps(times, times, 0x00)));
-    all = _mm512_inserti32x4(all, part(x[1], _mm512_shuffle_ps(times, times, 0x55)), 1);
-    all = _mm512_inserti32x4(all, part(x[2], _mm512_shuffle_ps(times, times, 0xaa)), 2);
-    all = _mm512_inserti32x4(all, part(x[3], _mm512_shuffle_ps(times, times, 0xff)), 3);
+    auto part = [](Floats a, __m512 by) { return _mm512_cvtps_epi32(_mm512_mul_ps((__m512)a, by)); };
+    const __m512i ab_words =
+        _mm512_packs_epi32(part(x[0], _mm512_shuffle_ps(times, times, 0x00)), part(x[1], _mm512_shuffle_ps(times, times, 0x55)));
+    const __m512i cd_words =
+        _mm512_packs_epi32(part(x[2], _mm512_shuffle_ps(times, times, 0xaa)), part(x[3], _mm512_shuffle_ps(times, times, 0xff)));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i all = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(ab_words, cd_words));
     std::memcpy(bytes, &all, sizeof all);
     __m512i eights = _mm512_sad_epu8(_mm512_xor_si512(all, _mm512_set1_epi8(-128)), _mm512_setzero_si512());
     eights = _mm512_sub_epi64(_mm512_add_epi64(eights, _mm512_shuffle_epi32(eights, (_MM_PERM_ENUM)0x4e)), _mm512_set1_epi64(16 * 128));

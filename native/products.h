@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 
 #include "model.h"
 #include "vectors.h"
@@ -47,26 +48,30 @@ inline void put_row(const Rows& to, int row, const float* x, int count) {
     int32_t* starts = to.starts + (size_t)row * to.fine();
     float* lows = to.lows + (size_t)row * to.groups();
     const int zero = zero_point(to.kind);
-    for (int column = 0; column < to.columns; column += 4 * FINE) {
-        float padded[4 * FINE] = {}, scale[4];
-        const float* from = x + column;
-        if (column + 4 * FINE > count) {
-            std::memcpy(padded, from, std::max(0, count - column) * sizeof(float));
-            from = padded;
-        }
+    auto put = [zero](const float* from, int8_t* bytes, float* scale, int32_t* start, float* low) {  // 64 columns
         Floats part[4];
         for (int i = 0; i < 4; i++) part[i] = load<Floats>(from + i * FINE);
-        int8_t bytes[4 * FINE];
+        float fine[4];
         int32_t totals[4];
-        bytes_of(part, bytes, scale, totals);
-        const int left = std::min(4 * FINE, to.columns - column), f = column / FINE;
-        std::memcpy(values + column, bytes, left);
-        for (int i = 0; i < left / FINE; i++) {
-            scales[f + i] = scale[i];
-            starts[f + i] = -zero * totals[i];
-        }
-        for (int i = 0; i < left / FINE; i += 2) lows[(f + i) / 2] = scale[i] * (float)totals[i] + scale[i + 1] * (float)totals[i + 1];
-    }
+        bytes_of(part, bytes, fine, totals);
+        std::memcpy(scale, fine, sizeof fine);
+        for (int i = 0; i < 4; i++) start[i] = -zero * totals[i];
+        for (int i = 0; i < 2; i++) low[i] = fine[2 * i] * (float)totals[2 * i] + fine[2 * i + 1] * (float)totals[2 * i + 1];
+    };
+    int column = 0;
+    for (; column + 4 * FINE <= count; column += 4 * FINE)
+        put(x + column, (int8_t*)values + column, scales + column / FINE, starts + column / FINE, lows + column / GROUP);
+    if (column == to.columns) return;
+    float padded[4 * FINE] = {}, scale[4], low[2];
+    int8_t bytes[4 * FINE];
+    int32_t start[4];
+    std::memcpy(padded, x + column, (count - column) * sizeof(float));
+    put(padded, bytes, scale, start, low);
+    const int left = to.columns - column;  // 32 or 64: rows are padded to 32
+    std::memcpy(values + column, bytes, left);
+    std::memcpy(scales + column / FINE, scale, left / FINE * sizeof(float));
+    std::memcpy(starts + column / FINE, start, left / FINE * sizeof(int32_t));
+    std::memcpy(lows + column / GROUP, low, left / GROUP * sizeof(float));
 }
 
 #if defined(DANLU_WIDE)
@@ -75,6 +80,22 @@ constexpr int AT_ONCE = 16;  // rows whose sums stay in registers
 constexpr int AT_ONCE = 4;
 #endif
 
+// Where rows begin, every fourth of them: the three behind it are reached from there in one instruction's address, so that pointers of all
+// rows need not take turns in the few registers that there are.
+template <int T, class Number>
+struct Fours {
+    const Number* start[(T + 3) / 4];
+    std::ptrdiff_t stride;
+
+    Fours(const Number* first, std::ptrdiff_t stride) : stride(stride) {
+        for (int i = 0; i < (T + 3) / 4; i++) start[i] = first + 4 * i * stride;
+    }
+    const Number* row(int t) const { return start[t / 4] + t % 4 * stride; }
+    void advance(int columns) {
+        for (auto& one : start) one += columns;
+    }
+};
+
 template <int T>
 inline void tile_floats(const uint8_t* panel, const Matrix& m, const Rows& x, int row, Floats* totals) {
     if constexpr (T > AT_ONCE) {
@@ -82,12 +103,12 @@ inline void tile_floats(const uint8_t* panel, const Matrix& m, const Rows& x, in
         return;
     }
     Floats total[T] = {};
-    const float* from = (const float*)x.values + (size_t)row * x.columns;
-    for (int k = 0; k < x.columns; k++) {
+    Fours<T, float> from((const float*)x.values + (size_t)row * x.columns, x.columns);
+    for (int k = 0; k < x.columns; k++, from.advance(1)) {
         __builtin_prefetch(panel + AHEAD + k * 64);
         Floats w = load<Floats>(panel + k * 64);
         UNROLLED
-        for (int t = 0; t < T; t++) total[t] = multiply_add(w, all(from[t * x.columns + k]), total[t]);
+        for (int t = 0; t < T; t++) total[t] = multiply_add(w, all(*from.row(t)), total[t]);
     }
     UNROLLED
     for (int t = 0; t < T; t++) totals[t] = total[t];
@@ -100,12 +121,12 @@ inline void tile_bfloats(const uint8_t* panel, const Matrix& m, const Rows& x, i
         return;
     }
     Floats total[T] = {};
-    const uint16_t* from = (const uint16_t*)x.values + (size_t)row * x.columns;
-    for (int k = 0; k < x.columns; k += 2) {
+    Fours<T, uint16_t> from((const uint16_t*)x.values + (size_t)row * x.columns, x.columns);
+    for (int k = 0; k < x.columns; k += 2, from.advance(2)) {
         __builtin_prefetch(panel + AHEAD + k * 32);
         Ints w = load<Ints>(panel + k * 32);
         UNROLLED
-        for (int t = 0; t < T; t++) total[t] = dot2(total[t], w, all(load<int32_t>(from + t * x.columns + k)));
+        for (int t = 0; t < T; t++) total[t] = dot2(total[t], w, all(load<int32_t>(from.row(t))));
     }
     UNROLLED
     for (int t = 0; t < T; t++) totals[t] = total[t];
@@ -117,12 +138,11 @@ template <int T, int BITS, bool MINIMUMS>
 inline void tile_bytes(const uint8_t* panel, const Matrix&, const Rows& x, int row, Floats* totals) {
     constexpr int BYTES = BITS * 64, SIZE = BYTES + (MINIMUMS ? 64 : 32);  // of one group's weights, and of all that belongs to it
     const int groups = x.groups();
-    const int8_t* bytes = (const int8_t*)x.values + (size_t)row * x.columns;
-    const float* fine = x.scales + (size_t)row * x.fine();
-    const int32_t* starts = x.starts + (size_t)row * x.fine();
-    const float* lows = x.lows + (size_t)row * groups;
+    Fours<T, int8_t> bytes((const int8_t*)x.values + (size_t)row * x.columns, x.columns);
+    Fours<T, float> fine(x.scales + (size_t)row * x.fine(), x.fine()), lows(x.lows + (size_t)row * groups, groups);
+    Fours<T, int32_t> starts(x.starts + (size_t)row * x.fine(), x.fine());
     Floats total[T] = {};
-    for (int g = 0; g < groups; g++, panel += SIZE) {
+    for (int g = 0; g < groups; g++, panel += SIZE, bytes.advance(GROUP), fine.advance(2), lows.advance(1), starts.advance(2)) {
         for (int line = 0; line < SIZE; line += 64) __builtin_prefetch(panel + AHEAD + line);
         Ints w[8];
         for (int j = 0; j < BITS; j++) w[j] = load<Ints>(panel + 64 * j);
@@ -135,19 +155,24 @@ inline void tile_bytes(const uint8_t* panel, const Matrix&, const Rows& x, int r
         const Floats scale = load_halves(numbers);
         Floats minimum = {};
         if constexpr (MINIMUMS) minimum = load_halves(numbers + LANES);
+        constexpr int SIDE = T > 1 ? 2 : 1;  // rows side by side: four sums at once, since the next of one waits four cycles for the last
         UNROLLED
-        for (int t = 0; t < T; t++) {
-            const int8_t* a = bytes + t * x.columns + g * GROUP;
-            const int f = t * x.fine() + 2 * g;
-            Ints first = MINIMUMS ? Ints{} : all(starts[f]), second = MINIMUMS ? Ints{} : all(starts[f + 1]);
+        for (int t = 0; t < T; t += SIDE) {
+            Ints sums[2 * SIDE];
+            UNROLLED
+            for (int s = 0; s < 2 * SIDE; s++) sums[s] = MINIMUMS ? Ints{} : all(starts.row(t + s / 2)[s % 2]);
+            UNROLLED
             for (int j = 0; j < 4; j++) {
-                first = dot4(first, w[j], a + 4 * j);
-                second = dot4(second, w[j + 4], a + FINE + 4 * j);
+                UNROLLED
+                for (int s = 0; s < 2 * SIDE; s++) sums[s] = dot4(sums[s], w[j + s % 2 * 4], bytes.row(t + s / 2) + s % 2 * FINE + 4 * j);
             }
-            Floats both = floats_of(first) * all(fine[f]);
-            both = multiply_add(floats_of(second), all(fine[f + 1]), both);
-            total[t] = multiply_add(both, scale, total[t]);
-            if constexpr (MINIMUMS) total[t] = multiply_add(minimum, all(lows[t * groups + g]), total[t]);
+            UNROLLED
+            for (int s = 0; s < SIDE; s++) {
+                Floats both = floats_of(sums[2 * s]) * all(fine.row(t + s)[0]);
+                both = multiply_add(floats_of(sums[2 * s + 1]), all(fine.row(t + s)[1]), both);
+                total[t + s] = multiply_add(both, scale, total[t + s]);
+                if constexpr (MINIMUMS) total[t + s] = multiply_add(minimum, all(*lows.row(t + s)), total[t + s]);
+            }
         }
     }
     UNROLLED

@@ -62,7 +62,7 @@ struct Item {  // some rows of one sequence
     int row, rows, first_page;
 };
 
-void normalise(const Norm& norm, const float* x, float* to, int count) {
+const float* normalise(const Norm& norm, const float* x, float* to, int count) {
     Floats squares = {}, total = {};
     float mean = 0, rest = 0, rest_total = 0;
     const int whole = count / LANES * LANES;
@@ -78,6 +78,7 @@ void normalise(const Norm& norm, const float* x, float* to, int count) {
     for (int i = whole; i < count; i++) rest += (x[i] - mean) * (x[i] - mean);
     const float scale = 1.0f / std::sqrt((sum(squares) + rest) / count + norm.epsilon);
     for (int i = 0; i < count; i++) to[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.bias ? norm.bias[i] : 0);
+    return to;
 }
 
 Floats activate(int32_t activation, Floats x) {
@@ -135,8 +136,9 @@ class Walk {
         meet();
         for (int l = 0; l < model.num_layers; l++) {
             const Layer& layer = model.layers[l];
-            const Given x = prepare(layer.query_key_value,
-                                    [&](int row, float* to) { normalise(layer.attention_norm, stream + (size_t)row * width, to, width); });
+            const Given x = prepare(layer.query_key_value, [&](int row, float* room) {
+                return normalise(layer.attention_norm, stream + (size_t)row * width, room, width);
+            });
             product(layer.query_key_value, x,
                     [&](int panel, int row, Floats y, Floats) { store(heads + (size_t)row * head_stride + panel * LANES, y); });
             meet();
@@ -155,26 +157,25 @@ class Walk {
                 rows = said = step.num_wanted;
                 meet();
             }
-            const Given y = prepare(
-                layer.output, [&](int row, float* to) { std::memcpy(to, mixed + (size_t)row * query_width, query_width * sizeof(float)); });
+            const Given y = prepare(layer.output, [&](int row, float*) { return mixed + (size_t)row * query_width; });
             product(layer.output, y, [&](int panel, int row, Floats z, Floats) { add(stream, row, panel, z); });
             meet();
-            const Given z =
-                prepare(layer.up, [&](int row, float* to) { normalise(layer.feedforward_norm, stream + (size_t)row * width, to, width); });
+            const Given z = prepare(layer.up, [&](int row, float* room) {
+                return normalise(layer.feedforward_norm, stream + (size_t)row * width, room, width);
+            });
             const int hidden_stride = (model.hidden_width + LANES - 1) / LANES * LANES;
             product(layer.up, z, [&](int panel, int row, Floats gate, Floats up) {
                 Floats bent = activate(model.activation, gate);
                 store(hidden + (size_t)row * hidden_stride + panel * LANES, layer.up.pairs ? bent * up : bent);
             });
             meet();
-            const Given h = prepare(layer.down, [&](int row, float* to) {
-                std::memcpy(to, hidden + (size_t)row * hidden_stride, model.hidden_width * sizeof(float));
-            });
+            const Given h = prepare(layer.down, [&](int row, float*) { return hidden + (size_t)row * hidden_stride; });
             product(layer.down, h, [&](int panel, int row, Floats w, Floats) { add(stream, row, panel, w); });
             meet();
         }
         if (!step.num_wanted) return;
-        const Given x = prepare(model.head, [&](int row, float* to) { normalise(model.norm, stream + (size_t)row * width, to, width); });
+        const Given x =
+            prepare(model.head, [&](int row, float* room) { return normalise(model.norm, stream + (size_t)row * width, room, width); });
         const int size = model.vocabulary_size;
         product(model.head, x, [&](int panel, int row, Floats y, Floats) {
             float* to = step.logits + (size_t)row * size + panel * LANES;
@@ -205,15 +206,15 @@ class Walk {
             for (int i = begin; i < std::min(count, begin + chunk); i++) work(i);
     }
 
-    // The rows that a product with m reads, each made by `make(row, numbers)`.
+    // The rows that a product with m reads; `make(row, room)` says where each one's numbers are, maybe in the room.
     template <class Make>
     Given prepare(const Matrix& m, Make make) {
         const int split = m.kind == FLOAT32 ? rows : said, columns = RowsBuffer::padded(m.columns);
         const bool alone = rows <= ALONE && split == rows;
         const Given to{(alone ? engine.own_rows[thread] : engine.shared_rows).rows_for(m), engine.read_rows.room<uint16_t>(0), split};
-        float* numbers = engine.own_room[thread].room<float>(0);
+        float* room = engine.own_room[thread].room<float>(0);
         auto one = [&](int row) {
-            make(row, numbers);
+            const float* numbers = make(row, room);
             if (row < split) put_row(to.said, row, numbers, m.columns);
             else put_read_row(to.read + (size_t)(row - split) * columns, numbers, m.columns, columns);
         };
