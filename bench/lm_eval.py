@@ -2,10 +2,10 @@
 
 LM_EVAL_PYTHON=PATH python -m bench.lm_eval [ITEMS [TURNS]]
 
-PATH is the python of an environment that holds torch, transformers and lm_eval, which Danlu does not install. Prompts are held against
-lm-eval's own templates first. Two threads each, taking turns, best of the turns; lm-eval computes with the better of its batch sizes.
-Seconds are the clock's, and the processors' too, which others on the same machine stretch less. At last lm-eval's `local-completions`
-asks a `danlu serve` for the first items' likelihoods.
+PATH is the python of an environment that holds torch, transformers and lm-eval[hf,api], which Danlu does not install. Prompts are held
+against lm-eval's own templates first. Two threads each, taking turns, best of the turns; lm-eval computes with the better of its batch
+sizes. Seconds are the clock's, and the processors' too, which others on the same machine stretch less. At last lm-eval's
+`local-completions` asks a `danlu serve` for the first items' likelihoods.
 """
 
 from __future__ import annotations
@@ -185,7 +185,10 @@ class Peer:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("lm-eval ended without an answer; are torch, transformers and lm-eval[hf,api] in LM_EVAL_PYTHON's place?")
+        return json.loads(line)
 
 
 def answer(folder: str) -> None:
