@@ -5,12 +5,11 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.engine import Piece
 from danlu.inference.model import Model
-from danlu.inference.padded import LONGEST
 from danlu.inference.request import Request
 from danlu.inputs.tokenizer import Tokenizer
 
@@ -45,7 +44,11 @@ class Likelihoods:
         """`truncate` cuts prompts that are too long from the left. Raises: RequestError if the model is an encoder."""
         model.check_generates()
         self.model, self.truncate = model, truncate
-        self.context_length = LONGEST if model.family.memory == "state" else model.config.context_length
+
+    @cached_property
+    def context_length(self) -> int:
+        """Tokens that the engine can remember of one text: the model's context, or what its cache has room for."""
+        return self.model.judging_engine.context_length
 
     def score(self, prompts: Sequence[Prompt]) -> list[list[Scored]]:
         """The likelihood of every continuation behind its prompt, in their order.

@@ -116,7 +116,12 @@ class Model:
 
     def engine_for(self, sampling: Sampling) -> Engine:
         """What answers such a request; made first where nobody has asked so before, which takes seconds."""
-        return self._engine_in(self.exact if sampling.prompt_logprobs else self.precision)
+        return self.judging_engine if sampling.prompt_logprobs else self.engine
+
+    @property
+    def judging_engine(self) -> Engine:
+        """What tells how likely texts are: in float32, unless the model was loaded in other numbers by name."""
+        return self._engine_in(self.exact)
 
     def status(self) -> Status:
         """How all that answers is doing, together; each thing's worst."""
@@ -178,11 +183,8 @@ class Model:
     def judge(
         self, ids: Sequence[int], answers: Sequence[Sequence[int]], deliver: Callable[[Piece | DanluError], None], owner: str = ""
     ) -> Request:
-        """Queue a prompt's ids and answers to it, each of which comes back as a piece with its tokens' likelihoods.
-
-        Computed in float32, as a prompt's own likelihoods are, unless the model was loaded in other numbers by name.
-        """
-        engine = self._engine_in(self.exact)
+        """Queue a prompt's ids and answers to it, each of which comes back as a piece with its tokens' likelihoods."""
+        engine = self.judging_engine
         if self.has_source:
             return engine.judge([self.config.start_id], answers, deliver, source=ids, owner=owner)
         return engine.judge(ids, answers, deliver, owner=owner)

@@ -115,6 +115,18 @@ def test_a_prompt_beyond_the_context(model: Model) -> None:
         Likelihoods(model, truncate=True).score([([5], [[5] * (CONTEXT + 1)])])
 
 
+def test_a_cache_smaller_than_the_context_is_the_context(tiny_folder: Path) -> None:
+    with load(str(tiny_folder), limits=Limits(cache_bytes=2**17)) as model:
+        scorer = Likelihoods(model)
+        assert scorer.context_length == model.engine.context_length < CONTEXT
+        with pytest.raises(RequestError, match=f"holds {scorer.context_length}"):
+            scorer.fit([5] * scorer.context_length, [[5, 6]])
+        ids = [2 + number % 90 for number in range(CONTEXT)]
+        cut = Likelihoods(model, truncate=True).score([(ids, [[5, 6]])])[0][0]
+        assert cut.cut == CONTEXT + 1 - scorer.context_length
+        assert cut.nats == pytest.approx(alone(model, ids[cut.cut :], [5, 6])[0], rel=1e-4)
+
+
 def test_what_cannot_be_scored(model: Model, tmp_path: Path) -> None:
     scorer = Likelihoods(model)
     assert scorer.score([]) == []
