@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
@@ -32,6 +33,12 @@ class Logits:
     values: Tensor
     likeliest: Several[int]
     finite: Several[int]
+
+    @cached_property
+    def totals(self) -> list[float]:
+        """The logarithm of each row's summed exponentials: what makes of a logit a log-probability."""
+        found: list[float] = self.values.logsumexp(-1).tolist()
+        return found
 
 
 class Backend(Protocol):

@@ -17,7 +17,7 @@ from torch import Tensor
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.backend import Backend, Logits, Part
 from danlu.inference.request import Limits, Request, Sequence
-from danlu.inference.sampling import Sampler, Sampling
+from danlu.inference.sampling import MOST_ANSWERS, Sampler, Sampling
 from danlu.inference.scheduler import Schedule
 from danlu.inference.spelling import Spelling
 from danlu.inference.text import TextStream, Token, scored
@@ -104,6 +104,8 @@ class Engine:
         given = [list(answer) for answer in answers]
         if not given or not all(given):
             raise RequestError("an answer to judge came without tokens; expected at least one each", param="prompt")
+        if len(given) > MOST_ANSWERS:
+            raise RequestError(f"{len(given)} answers came to judge; expected {MOST_ANSWERS} at most", param="n")
         found = None if source is None else list(source)
         return self._queue(self._check(list(ids), Sampling(max_tokens=0), deliver, found, owner, given))
 
@@ -182,6 +184,7 @@ class Engine:
             self.condition.notify()
 
     def _run(self) -> None:
+        torch.get_num_threads()  # a new thread takes over what was set (--threads) when it is first asked
         with torch.inference_mode():
             while True:
                 with self.condition:
@@ -290,8 +293,7 @@ class Engine:
         """Note how likely the next tokens of a given answer are; after the first, what is left of it is read in one go."""
         given, start = sequence.given or [], len(sequence.judged)
         targets = given[start : start + len(found.values)]
-        totals = found.values.logsumexp(-1).tolist()
-        for row, (target, best, total) in enumerate(zip(targets, found.likeliest, totals, strict=True)):
+        for row, (target, best, total) in enumerate(zip(targets, found.likeliest, found.totals, strict=True)):
             logits = found.values[row]
             likeliest = (best, float(logits[best]) - total)
             sequence.judged.append(Token(id=target, logprob=float(logits[target]) - total, alternatives=(likeliest,)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,11 +13,15 @@ from danlu.base.errors import DanluError, RequestError
 from danlu.inference.engine import Piece
 from danlu.inference.model import Model
 from danlu.inference.request import Request
+from danlu.inference.sampling import MOST_ANSWERS
 from danlu.inputs.tokenizer import Tokenizer
 
 TOGETHER = 64  # prompts that are asked together: more than run at once, fewer than an engine lets wait
 SHARED = 64  # tokens that two prompts begin with, from which it pays to read one before the other
 
+AGAIN = 0.02  # seconds until a queue that others have filled is tried again
+
+Part = tuple[int, int]  # a prompt's number, and that of the first of its continuations that are asked together
 Prompt = tuple[Sequence[int], Sequence[Sequence[int]]]  # ids of a prompt and of each of its continuations
 
 
@@ -57,30 +63,46 @@ class Likelihoods:
         """
         fitting = [self.fit(*prompt) for prompt in prompts]
         found: list[list[Scored]] = [[Scored(nats=0.0, tokens=0, greedy=True)] * len(continuations) for _, continuations in prompts]
-        events: queue.SimpleQueue[tuple[int, Piece | DanluError]] = queue.SimpleQueue()
-        requests: dict[int, Request] = {}
-        left = [len(continuations) for _, continuations in prompts]
+        events: queue.SimpleQueue[tuple[Part, Piece | DanluError]] = queue.SimpleQueue()
+        requests: dict[Part, Request] = {}
+        left: Counter[Part] = Counter()
 
         def hear() -> None:
-            number, event = events.get()
+            (number, start), event = events.get()
             if isinstance(event, DanluError):
                 raise event
-            found[number][event.index] = _scored(event, fitting[number][1])
-            left[number] -= 1
-            if not left[number]:
-                del requests[number]
+            found[number][start + event.index] = _scored(event, fitting[number][1])
+            left[number, start] -= 1
+            if not left[number, start]:
+                del requests[number, start]
 
-        # Of those that begin alike the first is read before the others.
-        order = sorted((number for number, count in enumerate(left) if count), key=lambda number: list(fitting[number][0]))
-        first: int | None = None
+        def ask(part: Part) -> None:
+            number, start = part
+            answers = [list(map(int, one)) for one in prompts[number][1][start : start + MOST_ANSWERS]]
+            left[part] = len(answers)
+            while part not in requests:
+                try:
+                    deliver = partial(lambda part, event: events.put((part, event)), part)
+                    requests[part] = self.model.judge(list(map(int, fitting[number][0])), answers, deliver)
+                except RequestError as error:
+                    if error.code != "queue_full":
+                        raise
+                    if requests:
+                        hear()
+                    else:  # others fill the queue
+                        time.sleep(AGAIN)
+
+        # Of those that begin alike the first is read before the others, where what was read is used again.
+        order = sorted((number for number, one in enumerate(found) if one), key=lambda number: list(fitting[number][0]))
+        shares, first = self.model.judging_engine.backend.flat, (-1, 0)
         try:
             for number in order:
-                if first is None or not _share(fitting[first][0], fitting[number][0]):
-                    first = number
-                while len(requests) == TOGETHER or first in requests:
-                    hear()
-                deliver = partial(lambda number, event: events.put((number, event)), number)
-                requests[number] = self.model.judge(fitting[number][0], prompts[number][1], deliver)
+                if first[0] < 0 or not _share(fitting[first[0]][0], fitting[number][0]):
+                    first = (number, 0)
+                for start in range(0, len(found[number]), MOST_ANSWERS):
+                    while len(requests) == TOGETHER or (shares and first in requests):
+                        hear()
+                    ask((number, start))
             while requests:
                 hear()
         finally:

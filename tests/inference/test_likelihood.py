@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from danlu.base.errors import RequestError
+from danlu.inference import likelihood
+from danlu.inference.backend import Logits, Part
 from danlu.inference.likelihood import Likelihoods, Scored, encode_continuations, encode_pair
 from danlu.inference.model import Model, load
-from danlu.inference.request import Limits
+from danlu.inference.request import Limits, Request
 from danlu.models.loading import families, save_model
 from tests.models.shapes import write_foreign
 
@@ -155,14 +161,57 @@ def test_other_precisions_come_near(model: Model, tiny_folder: Path, precision: 
     assert [one.nats for one in rough] != [one.nats for one in exact]
 
 
-def test_who_waits_for_places_says_the_same(tiny_folder: Path) -> None:
-    """More continuations than may run, a cache too small for all of them, and answers being drawn meanwhile."""
+@pytest.mark.parametrize("cache_bytes", [2**17, 2**18])
+def test_who_makes_room_and_comes_back_says_the_same(tiny_folder: Path, cache_bytes: int) -> None:
+    """More continuations than places, all alike, a cache too small for them, and answers being drawn meanwhile."""
     dice = random.Random(1)
-    prompts = [([dice.randrange(2, 90) for _ in range(40)], [[dice.randrange(2, 90) for _ in range(9)] for _ in range(40)]) for _ in "ab"]
-    with load(str(tiny_folder), limits=Limits(sequences=16, chunk=7, cache_bytes=2**18)) as model:
+    prompts = [([dice.randrange(2, 90) for _ in range(40)], [[dice.randrange(2, 90) for _ in range(37)]] * 40) for _ in "ab"]
+    with load(str(tiny_folder), limits=Limits(sequences=16, chunk=7, cache_bytes=cache_bytes)) as model:
         streams = [model.stream([9, 8, number], max_tokens=40, temperature=0.0) for number in range(12)]
         check(model, prompts, Likelihoods(model).score(prompts))
         assert all(sum(len(piece.tokens) for piece in stream) > 0 for stream in streams)
+
+
+def test_several_threads_and_a_short_queue(tiny_folder: Path) -> None:
+    prompts = draw_prompts(90, 40) * 10
+    with load(str(tiny_folder), limits=Limits(waiting=5)) as model, ThreadPoolExecutor(6) as pool:
+        scorer = Likelihoods(model)
+        alike = list(pool.map(lambda _: scorer.score(prompts), range(6)))
+        check(model, prompts[:9], alike[0][:9])
+        assert all(one == alike[0] for one in alike)
+
+
+@pytest.mark.parametrize("failure", ["numbers", "interrupt"])
+def test_what_fails_midway_leaves_nothing_behind(tiny_folder: Path, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(str(tiny_folder)) as model:
+        backend, compute = model.engine.backend, model.engine.backend.compute
+
+        def damaged(parts: Sequence[Part]) -> list[Logits | None]:
+            found = compute(parts)
+            return [replace(one, finite=[1, 0, *one.finite[2:]]) if one is not None and len(one.finite) > 2 else one for one in found]
+
+        prompts, scorer, judge, begun = draw_prompts(model.config.vocabulary_size, 60), Likelihoods(model), model.judge, list[Request]()
+        monkeypatch.setattr(model, "judge", lambda *asked: (begun.append(judge(*asked)), begun[-1])[1])
+        with monkeypatch.context() as patch:
+            if failure == "numbers":
+                patch.setattr(backend, "compute", damaged)
+            else:
+                patch.setattr(likelihood, "_scored", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(RequestError if failure == "numbers" else KeyboardInterrupt):
+                scorer.score(prompts * 20)
+        assert begun and all(request.cancelled or not request.open for request in begun)
+        until = time.monotonic() + 20
+        while (status := model.status()).running or status.waiting:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert status.alive
+        check(model, prompts, scorer.score(prompts))
+
+
+def test_an_engine_judges_a_bounded_number_of_answers(model: Model) -> None:
+    for answers, said in (([], "without tokens"), ([[5], []], "without tokens"), ([[5]] * 17, "17 answers")):
+        with pytest.raises(RequestError, match=said):
+            model.judge([5, 6], answers, lambda event: None)
 
 
 def test_texts_are_cut_as_one_and_the_space_goes_with_the_continuation(model: Model) -> None:
