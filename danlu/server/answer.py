@@ -22,6 +22,8 @@ from danlu.inference.text import Token
 from danlu.server.errors import body_of
 from danlu.server.replies import CompletionShape, Words, usage
 
+BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # line ends to Python's splitlines that JSON leaves as they are
+
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -205,5 +207,5 @@ class EventStream(Response):
 
 
 def line(content: dict[str, Any]) -> bytes:
-    """One event."""
-    return b"data: " + json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
+    """One event, in one line for clients too that take more than the protocol does for the end of one."""
+    return b"data: " + json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(BREAKS).encode() + b"\n\n"

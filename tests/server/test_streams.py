@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import socket
@@ -138,6 +139,16 @@ def failing(compute: Compute) -> Compute:
         return compute(parts)
 
     return failing
+
+
+def test_an_event_is_one_line_whatever_is_said(running: Running) -> None:
+    """httpx ends lines as Python's splitlines does, at characters that JSON need not escape."""
+    prompt = "one\u2028two\u2029three\x85four\x0b\x0c\x1c\r\n丹炉"
+    body = {"model": "tiny", "prompt": prompt, "echo": True, "max_tokens": 2, "temperature": 0, "stream": True}
+    with httpx.stream("POST", f"{running.url}/completions", json=body, timeout=30) as reply:
+        *events, end = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    assert end == "[DONE]"
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events).startswith(prompt)
 
 
 def test_a_failure_midway_is_an_error_event_and_never_a_clean_end(folders: dict[str, Path]) -> None:
