@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 from danlu.base.errors import DanluError, RequestError
 from danlu.inference.engine import Piece
@@ -39,6 +38,50 @@ class Scored:
     cut: int = 0
 
 
+class _Call:
+    """What was asked of an engine at once and is not heard yet; ends with everything heard, or given up."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.events: queue.SimpleQueue[tuple[Part, Piece | DanluError]] = queue.SimpleQueue()
+        self.requests: dict[Part, Request] = {}
+        self.left: dict[Part, int] = {}
+        self.found: dict[tuple[int, int], Piece] = {}  # by the numbers of a prompt and of its continuation
+
+    def __enter__(self) -> _Call:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for request in self.requests.values():
+            request.cancel()
+
+    def ask(self, part: Part, ids: list[int], answers: Sequence[Sequence[int]]) -> None:
+        """Queue a prompt with some of its continuations; a full queue is waited for."""
+        given = [list(map(int, answer)) for answer in answers]
+        self.left[part] = len(given)
+        while part not in self.requests:
+            try:
+                self.requests[part] = self.model.judge(ids, given, lambda event: self.events.put((part, event)))
+            except RequestError as error:
+                if error.code != "queue_full":
+                    raise
+                if self.requests:
+                    self.hear()
+                else:  # others fill the queue
+                    time.sleep(AGAIN)
+
+    def hear(self) -> None:
+        """Wait for what comes next. Raises: the error that came."""
+        part, event = self.events.get()
+        if isinstance(event, DanluError):
+            raise event
+        number, start = part
+        self.found[number, start + event.index] = event
+        self.left[part] -= 1
+        if not self.left[part]:
+            del self.requests[part]
+
+
 class Likelihoods:
     """Scores continuations with one model, through its engine; safe to ask from several threads.
 
@@ -62,53 +105,24 @@ class Likelihoods:
         Raises: RequestError if one does not fit the model, or its numbers are not finite.
         """
         fitting = [self.fit(*prompt) for prompt in prompts]
-        found: list[list[Scored]] = [[Scored(nats=0.0, tokens=0, greedy=True)] * len(continuations) for _, continuations in prompts]
-        events: queue.SimpleQueue[tuple[Part, Piece | DanluError]] = queue.SimpleQueue()
-        requests: dict[Part, Request] = {}
-        left: Counter[Part] = Counter()
-
-        def hear() -> None:
-            (number, start), event = events.get()
-            if isinstance(event, DanluError):
-                raise event
-            found[number][start + event.index] = _scored(event, fitting[number][1])
-            left[number, start] -= 1
-            if not left[number, start]:
-                del requests[number, start]
-
-        def ask(part: Part) -> None:
-            number, start = part
-            answers = [list(map(int, one)) for one in prompts[number][1][start : start + MOST_ANSWERS]]
-            left[part] = len(answers)
-            while part not in requests:
-                try:
-                    deliver = partial(lambda part, event: events.put((part, event)), part)
-                    requests[part] = self.model.judge(list(map(int, fitting[number][0])), answers, deliver)
-                except RequestError as error:
-                    if error.code != "queue_full":
-                        raise
-                    if requests:
-                        hear()
-                    else:  # others fill the queue
-                        time.sleep(AGAIN)
-
         # Of those that begin alike the first is read before the others, where what was read is used again.
-        order = sorted((number for number, one in enumerate(found) if one), key=lambda number: list(fitting[number][0]))
-        shares, first = self.model.judging_engine.backend.flat, (-1, 0)
-        try:
+        order = sorted((number for number, (_, some) in enumerate(prompts) if some), key=lambda number: list(fitting[number][0]))
+        shares, first = self.model.judging_engine.backend.flat, -1
+        with _Call(self.model) as call:
             for number in order:
-                if first[0] < 0 or not _share(fitting[first[0]][0], fitting[number][0]):
-                    first = (number, 0)
-                for start in range(0, len(found[number]), MOST_ANSWERS):
-                    while len(requests) == TOGETHER or (shares and first in requests):
-                        hear()
-                    ask((number, start))
-            while requests:
-                hear()
-        finally:
-            for request in requests.values():
-                request.cancel()
-        return found
+                ids = list(map(int, fitting[number][0]))
+                if first < 0 or not _share(fitting[first][0], ids):
+                    first = number
+                for start in range(0, len(prompts[number][1]), MOST_ANSWERS):
+                    while len(call.requests) == TOGETHER or (shares and (first, 0) in call.requests):
+                        call.hear()
+                    call.ask((number, start), ids, prompts[number][1][start : start + MOST_ANSWERS])
+            while call.requests:
+                call.hear()
+        return [
+            [_scored(call.found[number, index], cut) for index in range(len(some))]
+            for number, ((_, some), (_, cut)) in enumerate(zip(prompts, fitting, strict=True))
+        ]
 
     def score_texts(self, prompts: Sequence[tuple[str, Sequence[str]]]) -> list[list[Scored]]:
         """The same of texts: each continuation is what stands behind its prompt, its space included."""

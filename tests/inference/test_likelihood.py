@@ -196,7 +196,7 @@ def test_what_fails_midway_leaves_nothing_behind(tiny_folder: Path, failure: str
             if failure == "numbers":
                 patch.setattr(backend, "compute", damaged)
             else:
-                patch.setattr(likelihood, "_scored", Mock(side_effect=KeyboardInterrupt))
+                patch.setattr(likelihood._Call, "hear", Mock(side_effect=KeyboardInterrupt))
             with pytest.raises(RequestError if failure == "numbers" else KeyboardInterrupt):
                 scorer.score(prompts * 20)
         assert begun and all(request.cancelled or not request.open for request in begun)
