@@ -97,6 +97,10 @@ class Embedder:
                 raise self._too_long(first + place, f"{len(row)} tokens")
         return rows
 
+    def cut(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text `truncate` leaves out: of an endless one at least so many."""
+        return [max(len(row) - self.longest, 0) for row in self._tokenized(list(texts), truncate=False)]
+
     @torch.inference_mode()
     def vectors(self, rows: Sequence[np.ndarray]) -> Tensor:
         """Vectors of the texts of one batch, computed without padding. Shapes: (texts, D)."""

@@ -22,6 +22,7 @@ class Retriever:
     def __init__(self, model: Model, *, truncate: bool = False) -> None:
         self.name, self.model, self.truncate = model.name, model, truncate
         self.documents: list[str] = []
+        self.cut: list[int] = []  # tokens of each document that were left out
         self.vectors: Tensor = torch.empty(0, 0)
 
     def fit(self, examples: Sequence[Example]) -> None:
@@ -29,7 +30,7 @@ class Retriever:
         self.documents = list(dict.fromkeys(example.document for example in examples if isinstance(example, RetrieveExample)))
         if not self.documents:
             raise DataError("there are no documents to find; expected rows of query and document")
-        self.vectors = self.model.embed(self.documents, self.truncate)
+        self.vectors, self.cut = self.model.embed(self.documents, self.truncate), self._cut(self.documents)
 
     def answer(self, examples: Sequence[Example]) -> list[Answer | Refused]:
         """The rank of each example's document: 1 if no other is nearer; what is equally near does not count against it."""
@@ -38,4 +39,10 @@ class Retriever:
         near = self.model.embed([pair.query for pair in pairs], self.truncate) @ self.vectors.T  # (queries, documents)
         own = near.gather(1, torch.tensor([[places[pair.document]] for pair in pairs]))
         ranks = 1 + (near > own + 1e-6).sum(1)
-        return [Answer(value=float(rank)) for rank in ranks]
+        cuts = self._cut([pair.query for pair in pairs])
+        return [
+            Answer(value=float(rank), cut=cut + self.cut[places[pair.document]]) for rank, cut, pair in zip(ranks, cuts, pairs, strict=True)
+        ]
+
+    def _cut(self, texts: Sequence[str]) -> list[int]:
+        return self.model.embedder.cut(texts) if self.truncate else [0] * len(texts)
