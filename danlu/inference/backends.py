@@ -27,8 +27,7 @@ def choose_numbers(model: Opened | Loaded, wish: str = "auto") -> tuple[Precisio
 
     Raises: ConfigError if the wish is none of auto and PRECISIONS, or the model's family answers in float32 alone.
     """
-    if wish not in ("auto", *PRECISIONS):
-        raise ConfigError(f"--precision came as {wish!r}; expected auto, {', '.join(PRECISIONS)}")
+    check_precision(wish)
     if not can_walk(model.config):
         if wish not in ("auto", "float32"):
             what = f"{model.name}, of the family {model.family.name},"
@@ -45,6 +44,12 @@ def choose_numbers(model: Opened | Loaded, wish: str = "auto") -> tuple[Precisio
     if count >= LARGE:
         return "int8", f"a quarter of float32's memory for {count / 1e6:.0f} million weights"
     return "float32", f"{count / 1e6:.1f} million weights are few"
+
+
+def check_precision(wish: str) -> None:
+    """Raises: ConfigError if a precision is none of auto and PRECISIONS."""
+    if wish not in ("auto", *PRECISIONS):
+        raise ConfigError(f"--precision came as {wish!r}; expected auto, {', '.join(PRECISIONS)}")
 
 
 def make_backend(model: Opened | Loaded, limits: Limits, precision: Precision, threads: int | None = None) -> Backend:

@@ -16,6 +16,7 @@ from danlu.data.choices import ChoiceExample
 from danlu.data.conversations import ChatExample
 from danlu.data.examples import Answer as Span
 from danlu.data.examples import ClassifyExample, Example, SpanExample, TranslateExample
+from danlu.evaluation.answerers.choosing import Asking
 from danlu.evaluation.answerers.prompting import Prompted, Prompting, behind, first_named
 from danlu.evaluation.answerers.shots import Shots, terms
 from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_endpoint
@@ -256,6 +257,7 @@ def test_what_cannot_be_prompted_is_told() -> None:
         ("max_tokens came as", lambda: Prompting(max_tokens=0)),
         ("expected api:URL#MODEL", lambda: RemoteModel("api:ftp://x#y")),
         ("expected api:URL#MODEL", lambda: open_endpoint("api:http://x")),
+        ("--precision came as 'int7'; expected auto", lambda: Asking(precision="int7")),  # whoever answers
         ("leave truncate out", lambda: open_endpoint("api:http://x#y", truncate=True)),
     ]
     for said, make in cases:

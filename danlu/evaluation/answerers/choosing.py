@@ -15,6 +15,7 @@ from danlu.evaluation.answerers.ensemble import Ensemble, Members
 from danlu.evaluation.answerers.prompting import Prompted, Prompting
 from danlu.evaluation.answerers.retrieval import Retriever
 from danlu.evaluation.answerers.speaking import LocalSpeaker, Speaker, open_endpoint
+from danlu.inference.backends import check_precision
 from danlu.inference.model import Model
 from danlu.inference.predicting import Predictor
 from danlu.inference.remote import PREFIX
@@ -36,6 +37,9 @@ class Asking:
     seed: int = 0
     examples: tuple[Example, ...] = ()  # among which those in a prompt are chosen
     data: tuple[str, ...] = ()  # the user's rows, whose labels a model without classes of its own chooses among
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
