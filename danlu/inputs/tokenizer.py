@@ -196,7 +196,14 @@ class Tokenizer:
 
     @cached_property
     def _reading_controls(self) -> RawTokenizer:
-        return RawTokenizer.from_str(self.raw.to_str())  # a twin, since the setting is the tokenizer's and threads share it
+        """A twin, since the setting is the tokenizer's and threads share it; over the same vocabulary in memory."""
+        twin = RawTokenizer(self.raw.model)
+        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            if getattr(self.raw, part) is not None:
+                setattr(twin, part, getattr(self.raw, part))
+        for _, token in sorted(self.raw.get_added_tokens_decoder().items()):
+            (twin.add_special_tokens if token.special else twin.add_tokens)([token])
+        return twin
 
     @cached_property
     def _bulk(self) -> BulkEncoder | None:

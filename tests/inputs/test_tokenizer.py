@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer
 
@@ -111,6 +111,22 @@ def test_damaged_settings_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_what_reads_controls_is_the_same_tokenizer_with_holes_and_tokens_of_all_kinds() -> None:
+    def make() -> RawTokenizer:
+        raw = RawTokenizer(models.WordLevel({"a": 0, "b": 7, "<s>": 3, "<x>": 9}, unk_token="a"))
+        raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+        raw.add_tokens([AddedToken("kiln", single_word=True), AddedToken("b", normalized=False)])
+        raw.add_special_tokens([AddedToken("<s>", lstrip=True), AddedToken("<new>", normalized=False)])
+        raw.add_tokens([AddedToken("火", rstrip=True)])
+        raw.add_special_tokens([AddedToken("<last>")])
+        return raw
+
+    own, other = Tokenizer(make()), make()  # the library's, which reads control tokens unless told otherwise
+    for text in ("a b <s> kiln <new>火 b<last>", "A kilns  <S><x>", "", "火火<s>"):
+        assert own.encode(text, special=True) == other.encode(text, add_special_tokens=False).ids
+    assert own.encode("<s> a<new>", special=True) == [3, 0, 8]
 
 
 def test_ids_of_control_tokens_come_from_the_settings() -> None:
