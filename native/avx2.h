@@ -97,6 +97,12 @@ inline void bytes_of(const Floats* x, int8_t* bytes, float* scales, int32_t* sum
     if (_mm256_movemask_ps(_mm256_cmp_ps(both, both, _CMP_UNORD_Q))) scales[0] = scales[1] = scales[2] = scales[3] = NAN;
 }
 
+// Rows of words become columns.
+inline void turn(uint32_t (&square)[16][16]) {
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < row; column++) std::swap(square[row][column], square[column][row]);
+}
+
 inline Floats load_halves(const uint16_t* from) {  // IEEE float16
     return {(Float8)_mm256_cvtph_ps(load<__m128i>(from)), (Float8)_mm256_cvtph_ps(load<__m128i>(from + 8))};
 }

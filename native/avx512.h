@@ -58,6 +58,25 @@ inline Ints dot4_signed(Ints accumulator, Ints bytes, const int8_t* four) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)accumulator, _mm512_set1_epi32(load<int32_t>(four)), (__m512i)bytes);
 }
 
+// Rows of words become columns.
+inline void turn(uint32_t (&square)[16][16]) {
+    __m512i x[16], y[16];
+    for (int i = 0; i < 16; i++) x[i] = _mm512_loadu_si512(square[i]);
+    for (int i = 0; i < 16; i += 2) y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]), y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; k++)
+            x[i + 2 * k] = _mm512_unpacklo_epi64(y[i + k], y[i + k + 2]), x[i + 2 * k + 1] = _mm512_unpackhi_epi64(y[i + k], y[i + k + 2]);
+    for (int i = 0; i < 16; i += 8)  // x[i + k]: column k of each quarter of rows i to i + 3
+        for (int k = 0; k < 4; k++) {
+            y[i + k] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0x88);
+            y[i + k + 4] = _mm512_shuffle_i32x4(x[i + k], x[i + k + 4], 0xdd);
+        }
+    for (int k = 0; k < 8; k++) {
+        _mm512_storeu_si512(square[k], _mm512_shuffle_i32x4(y[k], y[k + 8], 0x88));
+        _mm512_storeu_si512(square[k + 8], _mm512_shuffle_i32x4(y[k], y[k + 8], 0xdd));
+    }
+}
+
 inline Floats load_halves(const uint16_t* from) { return (Floats)_mm512_cvtph_ps(load<__m256i>(from)); }  // IEEE float16
 
 }  // namespace danlu

@@ -5,6 +5,7 @@
 
 #include "model.h"
 #include "vectors.h"
+#include "whole.h"
 
 namespace danlu {
 namespace {
@@ -171,13 +172,28 @@ int32_t rows_by(int64_t rows, int64_t length, int32_t threads, Work work) {
     return 0;
 }
 
+// Calls work(number, a thread's own room) for all numbers, by so many threads; 1 if there was no memory.
+template <class Work>
+int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
+    constexpr int64_t LINE = 64 / sizeof(uint32_t);
+    words = (words + LINE - 1) / LINE * LINE;
+    uint32_t* rooms = new (std::nothrow) uint32_t[words * threads + LINE];
+    if (!rooms) return 1;
+    uint32_t* aligned = rooms + (LINE - (uintptr_t)rooms / sizeof(uint32_t) % LINE) % LINE;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int32_t thread = 0; thread < threads; thread++)
+        for (int64_t i = count * thread / threads; i < count * (thread + 1) / threads; i++) work(i, aligned + words * thread);
+    delete[] rooms;
+    return 0;
+}
+
 }  // namespace
 }  // namespace danlu
 
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 1; }
+int32_t danlu_layers() { return 2; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -195,6 +211,29 @@ int32_t danlu_nats(int32_t half, int64_t rows, int64_t words, const void* logits
         (half ? danlu::nats_of<true> : danlu::nats_of<false>)(words, (const char*)logits + row * stride, targets[row], targets[row] >= 0,
                                                               smoothing, room, nats + row,
                                                               gradient ? (char*)gradient + row * stride : nullptr);
+    });
+}
+
+// Whether pairs of bfloat16 are multiplied by an instruction of their own here.
+int32_t danlu_pairs() {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Attention of whole sequences: `mixed` and `rests` are made. 1 if there was no memory.
+int32_t danlu_attend(const danlu::Whole* whole, int32_t threads) {
+    return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
+        danlu::attend_whole(*whole, i / whole->kv_heads, i % whole->kv_heads, room);
+    });
+}
+
+// Its gradients, given that of `mixed`: query_back, key_back and value_back are made.
+int32_t danlu_attend_back(const danlu::Whole* whole, int32_t threads) {
+    return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
+        danlu::attend_whole_back(*whole, i / whole->kv_heads, i % whole->kv_heads, room);
     });
 }
 }

@@ -98,4 +98,10 @@ inline Floats load_halves(const uint16_t* from) {  // IEEE float16
     return Memory<Floats>::load(lanes);
 }
 
+// Rows of words become columns.
+inline void turn(uint32_t (&square)[16][16]) {
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < row; column++) std::swap(square[row][column], square[column][row]);
+}
+
 }  // namespace danlu

@@ -2,6 +2,7 @@
 // they do not with vectors that are wider than the processor's.
 #pragma once
 #include <type_traits>
+#include <utility>
 
 namespace danlu {
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from danlu.base.errors import ConfigError
+from danlu.nn import native
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import Rotation, rotate
 
@@ -155,7 +156,7 @@ class Attention(nn.Module):
             weights = attention_weights(query, key, mask, causal, self.scale)
             self.watched.append(weights)
             return weights @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
-        if mask is None and causal == self.config.causal and at_once(query, key):
+        if mask is None and causal == self.config.causal and at_once(query, key, value):
             with record_function("danlu::attention"):
                 return whole_attention(query, key, value, causal, self.scale)
         return F.scaled_dot_product_attention(
@@ -194,17 +195,20 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
     return scores.softmax(-1)
 
 
-def at_once(query: Tensor, key: Tensor) -> bool:
-    """Whether whole matrices of scores are quicker than torch's blocks: in training, short, in half precision, on a processor."""
-    short = query.shape[1:3] == key.shape[1:3] and key.shape[2] <= WHOLE
-    return short and query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
+def at_once(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether whole sequences are quicker than torch's blocks: short ones in half precision, on a processor, by our kernel or in training."""
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or query.shape[2] != key.shape[2] or key.shape[2] > WHOLE:
+        return False
+    return native.attends(query, key, value) or (query.requires_grad and query.shape[1] == key.shape[1])
 
 
 def whole_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> Tensor:
-    """softmax(q k^T * scale) v by three operations over all scores. Shapes: (B, H, T, E) each -> the same."""
+    """softmax(q k^T * scale) v by one kernel, or by three operations over all scores. Shapes: (B, H, T, E) each -> the same."""
     batch, heads, length, channels = query.shape
-    q, k, v = (x.reshape(batch * heads, length, channels) for x in (query, key, value))
     scale = channels**-0.5 if scale is None else scale
+    if native.attends(query, key, value):
+        return native.attended(query, key, value, causal, scale)
+    q, k, v = (x.reshape(batch * heads, length, channels) for x in (query, key, value))
     shown = _later(length, q.dtype).expand(batch * heads, length, length) if causal else q.new_zeros(1, 1, 1)
     scores = torch.baddbmm(shown, q, k.mT, beta=1 if causal else 0, alpha=scale)
     return torch.bmm(scores.softmax(-1), v).view(batch, heads, length, channels)

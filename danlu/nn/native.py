@@ -6,7 +6,7 @@ Where no compiler built it, on accelerators and in other number formats torch's 
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,30 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 1  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 2  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
+LANES = 16  # channels come in so many
+
+
+class Strided(Structure):
+    """An array (B, H, T, E) of bfloat16 whose channels lie side by side, as native/whole.h has it."""
+
+    _fields_ = [("first", c_void_p), *((name, c_int64) for name in ("batch", "head", "position"))]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Strided:
+        return cls(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+class Whole(Structure):
+    """One attention, as native/whole.h has it."""
+
+    _fields_ = [
+        *((name, Strided) for name in ("query", "key", "value", "mixed", "mixed_back", "query_back", "key_back", "value_back")),
+        ("rests", c_void_p),
+        *((name, c_int32) for name in ("batches", "heads", "kv_heads", "length", "channels", "causal")),
+        ("scale", c_float),
+    ]  # fmt: skip
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -50,6 +72,57 @@ def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | N
     if _library().danlu_nats(*sizes, None if gradient is None else gradient.data_ptr(), _threads(logits)):
         raise MemoryError("no memory for a row of logits")
     return found
+
+
+def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): bfloat16 that the processor multiplies by pairs."""
+    fits = all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in (query, key, value)) and query.shape[3] % LANES == 0
+    return fits and key.shape == value.shape and query.numel() > 0 and _library() is not None and bool(_library().danlu_pairs())
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
+    """softmax(q k^T * scale) v. Shapes: query (B, H, T, E), key and value (B, K, T, E) -> (B, H, T, E), heads innermost but one in memory."""
+    return _Attended.apply(query, key, value, causal, scale)  # type: ignore[no-any-return]
+
+
+class _Attended(Function):
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
+        query, key, value = (one if one.stride(3) == 1 else one.contiguous() for one in (query, key, value))
+        mixed, rests = _heads_within(query), torch.empty(query.shape[:3], dtype=torch.float32)
+        whole = _whole(query, key, value, mixed, rests, causal, scale)
+        if _library().danlu_attend(ctypes.byref(whole), torch.get_num_threads()):
+            raise MemoryError("no memory for a head's scores")
+        context.save_for_backward(query, key, value, mixed, rests)
+        context.causal, context.scale = causal, scale
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, back: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        query, key, value, mixed, rests = context.saved_tensors
+        back = back if back.stride(3) == 1 else back.contiguous()
+        whole = _whole(query, key, value, mixed, rests, context.causal, context.scale)
+        given = [_heads_within(one) for one in (query, key, value)]
+        whole.mixed_back = Strided.of(back)
+        whole.query_back, whole.key_back, whole.value_back = map(Strided.of, given)
+        if _library().danlu_attend_back(ctypes.byref(whole), torch.get_num_threads()):
+            raise MemoryError("no memory for a head's scores")
+        return given[0], given[1], given[2], None, None
+
+
+def _heads_within(like: Tensor) -> Tensor:
+    """Room for an array of this shape (B, H, T, E) that lies in memory as (B, T, H, E), as the products before and after it want it."""
+    batch, heads, length, channels = like.shape
+    return torch.empty(batch, length, heads, channels, dtype=like.dtype).transpose(1, 2)
+
+
+def _whole(query: Tensor, key: Tensor, value: Tensor, mixed: Tensor, rests: Tensor, causal: bool, scale: float) -> Whole:
+    batches, heads, length, channels = query.shape
+    return Whole(
+        query=Strided.of(query), key=Strided.of(key), value=Strided.of(value), mixed=Strided.of(mixed), rests=rests.data_ptr(),
+        batches=batches, heads=heads, kv_heads=key.shape[1], length=length, channels=channels, causal=causal, scale=scale,
+    )  # fmt: skip
 
 
 class _Bent(Function):
@@ -98,5 +171,6 @@ def opened(file: str) -> Any:
         raise outdated(Path(file))
     library.danlu_bend.restype = None
     library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
+    library.danlu_attend.argtypes = library.danlu_attend_back.argtypes = [POINTER(Whole), c_int32]
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     return library

@@ -10,22 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danlu.base.builds import built
 from danlu.base.errors import ConfigError
 from danlu.nn import loss, native
 from danlu.nn.feedforward import ACTIVATIONS
 
-BUILDS = dict(built("layers", native.__file__))
 TORCHS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 8e-3}  # of the larger of 1 and the number
 FORMATS = list(BOUNDS)
-
-
-@pytest.fixture(params=BUILDS or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were built here"))])
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    library = native.opened(str(BUILDS[request.param]))
-    monkeypatch.setattr(native, "_library", lambda: library)
-    return library
 
 
 def near(found: Tensor, expected: Tensor, bound: float) -> None:
