@@ -19,7 +19,7 @@ from danlu.base.progress import progress
 from danlu.base.storage import sole, sync_folder
 from danlu.data.sources import find_files
 from danlu.evaluation.answerers.base import Answerer
-from danlu.evaluation.answerers.choosing import Asking, answerer_of, task_of
+from danlu.evaluation.answerers.choosing import Asking, answerer_of, joined, task_of
 from danlu.evaluation.applying import Asked, answer_batch, resume, rows_of
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
@@ -63,7 +63,8 @@ def apply(
     Parameters
     ----------
     model
-        A run, an ensemble's folder, a Hugging Face folder, a .gguf file, a catalog name, or api:URL#model.
+        A run, an ensemble's folder, a Hugging Face folder, a .gguf file, a catalog name, api:URL#model, or baseline; several answer
+        together as runs/a+runs/b+baseline.
     task
         What is asked, as for `danlu evaluate`; by default what the run was trained for.
     source
@@ -91,7 +92,8 @@ def apply(
     rows = rows_of(source)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
     asked = {"model": model, "task": wanted.name, "in": source, "truncate": truncate, "precision": precision}
-    seen = {"weights": _state(Path(model)), "rows": [_state(file.path) for file in find_files([source])]}
+    weights = [state for name in joined(model) for state in _state(Path(name))]
+    seen = {"weights": weights, "rows": [_state(file.path) for file in find_files([source])]}
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")
     with sole(lock, f"another process is writing {out}; wait until it ends, or choose another --out"):

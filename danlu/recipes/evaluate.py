@@ -13,6 +13,7 @@ from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError
 from danlu.base.late import late
 from danlu.base.run import Run
+from danlu.evaluation.answerers.choosing import joined
 from danlu.evaluation.answerers.ensemble import Members
 from danlu.evaluation.perplexity.source import measure_source
 from danlu.training.config import read_sources
@@ -50,7 +51,8 @@ def evaluate(
     ----------
     model
         A run, an ensemble's folder, a Hugging Face folder, a .gguf file, a catalog name, hf:owner/name, a remote endpoint as
-        api:URL#model, or `baseline`: what reaches the task's score without any Transformer.
+        api:URL#model, or `baseline`: what reaches the task's score without any Transformer. Several answer together as
+        runs/a+runs/b+baseline.
     task
         loss; a task that brings its data (sentiment-en, squad-en, arc-easy, ...), a kind (classify, label, span, ...) with --data, or
         tasks.py:NAME. By default what the run was trained for.
@@ -137,6 +139,7 @@ def _nothing(what: str, given: dict[str, tuple[Any, Any]]) -> None:
 
 def _trained_for(model: str) -> str:
     """What a run or an ensemble was trained for; loss for all else."""
+    model = joined(model)[0]
     members = Members.read(Path(model))
     if members is not None:
         return members.task

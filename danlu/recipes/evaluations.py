@@ -13,8 +13,7 @@ from typing import Any
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.run import Run
 from danlu.data.examples import likeness_key
-from danlu.evaluation.answerers.baselines import baseline
-from danlu.evaluation.answerers.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.choosing import BASELINE, UNTAUGHT, Asking, answerer_of, joined
 from danlu.evaluation.answerers.ensemble import Members
 from danlu.evaluation.answerers.prompting import Prompted
 from danlu.evaluation.comparing import compare as compare_evaluations
@@ -25,8 +24,6 @@ from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
 from danlu.tasks.parts import Part, licence_of, read_part, stream_part
 
-BASELINE = "baseline"
-UNTAUGHT = ("span", "choice", "retrieve")  # kinds whose baselines are rules, or are told the documents themselves
 PROMPT: dict[str, Any] = {"shots": 0, "shots_by": "random", "by": "sum"}  # what is asked unless something else is
 
 
@@ -42,7 +39,7 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
     training = _shown(task, rows, asking, model)
     how = Asking(**asking, examples=tuple(training), data=data)
     apart = bool(rows["examples"]) or task.test_share not in (0, 1)  # else a baseline's examples are the measured rows themselves
-    answerer = baseline(task, training) if model == BASELINE else answerer_of(model, task, how)
+    answerer = answerer_of(model, task, how)
     if not isinstance(answerer, Prompted) and {key: asking[key] for key in PROMPT} != PROMPT:
         raise ConfigError(f"--shots, --shots-by and --by are for language models; {answerer.name} answers {task.kind} without a prompt")
     if hasattr(answerer, "fit"):  # it searches among all
@@ -58,7 +55,7 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         seed=rows["seed"],
         limit=rows["limit"],
         threshold=rows["threshold"],
-        trained_on=_trained_on(model) if model != BASELINE else set(map(likeness_key, training)) if apart else None,
+        trained_on=_seen(model, training if apart else None),
     )
     report = write_report(folder)
     if out is None and Run(Path(model)).exists():
@@ -116,8 +113,8 @@ def flat(found: Evaluation, report: Path) -> dict[str, Any]:
 
 def _shown(task: Task, rows: Mapping[str, Any], asking: Mapping[str, Any], model: str) -> list[Any]:
     """Examples that a baseline learns from, or that stand in a prompt; those of a task that only measures are its own rows."""
-    untaught = model == BASELINE and task.kind in UNTAUGHT
-    if untaught or (model != BASELINE and not asking["shots"]):
+    learns = BASELINE in joined(model) and task.kind not in UNTAUGHT
+    if not learns and (model == BASELINE or not asking["shots"]):
         if rows["examples"]:
             raise ConfigError(f"--examples came as {', '.join(rows['examples'])}, and nothing here learns from them; give --shots too")
         return []
@@ -148,6 +145,13 @@ def _folder(model: str, task: Task, asking: Mapping[str, Any], rows: Mapping[str
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "model"
+
+
+def _seen(model: str, training: Sequence[Any] | None) -> set[int] | None:
+    """What those who answer learnt from, a baseline from `training`; None where that is not known of all."""
+    taught = None if training is None else set(map(likeness_key, training))
+    found = [taught if name == BASELINE else _trained_on(name) for name in joined(model)]
+    return None if any(each is None for each in found) else set[int]().union(*(each for each in found if each is not None))
 
 
 def _trained_on(model: str) -> set[int] | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -76,6 +77,27 @@ def test_other_rows_do_not_take_an_evaluation_s_place(place: Path) -> None:
         danlu.evaluate(str(place / "further-short"), data=place / name)
     kept = {folder.name: len(samples(folder)) for folder in (place / "further-short" / "evaluation").iterdir() if folder.is_dir()}
     assert kept == {"classify": 7, "classify-test": 60}
+
+
+def test_models_whose_names_are_joined_answer_together_with_a_baseline(place: Path) -> None:
+    given: dict[str, Any] = {"data": place / "test.jsonl", "examples": place / "train.jsonl", "task": "classify"}
+    alone = {"data": given["data"]}
+    names = f"{place / 'long'}+{place / 'short'}+baseline"
+    danlu.evaluate(str(place / "long"), **alone, out=place / "one")
+    danlu.evaluate(str(place / "short"), **alone, out=place / "two")
+    danlu.evaluate("baseline", **given, out=place / "three")
+    found = danlu.evaluate(names, **given, out=place / "together")
+    parts = [[row["answer"]["scores"] for row in samples(place / name)] for name in ("one", "two", "three", "together")]  # type: ignore[index]
+    np.testing.assert_allclose(np.mean(parts[:3], axis=0), parts[3], atol=1e-6)
+    assert found.subject.model == names and found.checks.leaks == 0
+    seen = danlu.evaluate(names, **given | {"data": place / "train.jsonl"}, out=place / "together-seen")
+    assert seen.checks.leaks == 80  # what any of them learnt from
+    # What the first was trained for is what all are asked; a baseline that nothing teaches says so.
+    assert danlu.evaluate(f"{place / 'long'}+{place / 'short'}", **alone, out=place / "both").subject.task == "classify"
+    with pytest.raises(ConfigError, match="learns from examples and there are none"):
+        danlu.task("classify", f"{place / 'long'}+baseline")
+    with pytest.raises(ConfigError, match="ranks of several are not put together"):
+        danlu.evaluate("minilm-l6+baseline", task="descriptions-en", limit=3)
 
 
 def test_a_baseline_and_a_prompt_take_solved_rows_of_ones_own(place: Path, tiny: Path) -> None:

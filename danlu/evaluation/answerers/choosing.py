@@ -8,6 +8,7 @@ from typing import Any
 
 from danlu.base.device import choose_device, choose_precision
 from danlu.base.errors import ConfigError
+from danlu.base.late import late
 from danlu.base.run import Run
 from danlu.data.examples import Example, Placed, label_names
 from danlu.evaluation.answerers.base import Answerer
@@ -22,7 +23,11 @@ from danlu.inference.remote import PREFIX
 from danlu.models.loading import Loaded, Opened, open_model
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
-from danlu.tasks.parts import stream_part
+from danlu.tasks.parts import read_part, stream_part
+
+BASELINE = "baseline"
+UNTAUGHT = ("span", "choice", "retrieve")  # kinds whose baselines are rules, or are told the documents themselves
+TOGETHER = "+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +49,28 @@ class Asking:
 
 def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
     """Who answers a task for a model's name. Raises: ConfigError if the model cannot; what loading raises."""
+    names = joined(model)
+    if len(names) > 1:
+        if task.kind == "retrieve":
+            raise ConfigError(f"{model} names several models, and the ranks of several are not put together; name one")
+        return Ensemble(model, [answerer_of(name, task, asking) for name in names], [1.0] * len(names))
     members = Members.read(Path(model))
     if members is not None:
         several = [answerer_of(str(Path(model) / name), task, asking) for name in members.names]
         return Ensemble(model, several, members.weights)
+    if model == BASELINE:
+        taught = asking.examples or (() if task.kind in UNTAUGHT or not task.sources else read_part(task, (), "train").records)
+        return late("danlu.evaluation.answerers.baselines", "evaluate").baseline(task, taught)  # type: ignore[no-any-return]
     if model.startswith(PREFIX):
         return _prompted(open_endpoint(model, asking.truncate), task, asking)
     opened = open_model(model)
     return answerer_for(Model(opened, precision=asking.precision if _speaks(opened) else "auto"), task, asking)
+
+
+def joined(model: str) -> tuple[str, ...]:
+    """The models that a name puts together, such as runs/a+runs/b+baseline, which count alike; else the one that it is."""
+    is_one = TOGETHER not in model or model.startswith(PREFIX) or Path(model).exists()
+    return (model,) if is_one else tuple(model.split(TOGETHER))
 
 
 def answerer_for(loaded: Model, task: Task, asking: Asking) -> Answerer:
@@ -88,6 +107,7 @@ def _labels(task: Task, data: tuple[str, ...]) -> tuple[str, ...]:
 
 def task_of(model: str) -> Task:
     """The task that a run or an ensemble was trained for. Raises: ConfigError if that is not known."""
+    model = joined(model)[0]
     members = Members.read(Path(model))
     if members is not None:
         return find_task(members.task)
