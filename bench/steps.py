@@ -27,6 +27,7 @@ from danlu.data.batches import Batches
 from danlu.models.gpt import GPT, GPTConfig
 from danlu.nn.attention import AttentionConfig
 from danlu.nn.feedforward import FeedForwardConfig
+from danlu.nn.linear import linear
 from danlu.nn.norm import NormConfig
 from danlu.training.checkpoint import Progress
 from danlu.training.config import Extent, TrainingConfig
@@ -92,9 +93,9 @@ def products(module: nn.Module, precision: Precision) -> Callable[[], None]:
         for _ in range(STEPS):
             for weight in weights:
                 x, back = read[weight.shape[1]], given[weight.shape[0]]
-                x @ weight.t()
-                back @ weight
-                back.t() @ x
+                linear(x, weight)
+                linear(back, weight.t())
+                linear(back.t(), x.t())
 
     return steps
 

@@ -224,10 +224,11 @@ inline void attend_whole_back(const Whole& w, int64_t b, int64_t kv, uint32_t* r
             const int64_t from = w.causal ? begin / 2 : 0;
             const int pairs = blocks * QUERIES / 2 - (int)from;
             auto gather = [&](const uint32_t* left, const uint32_t* right, float* to) {
-                mix_pairs(left + from * keys + begin, 1, keys, right + from * channels, channels, pairs, [&](int r, int channel, Floats sums) {
-                    float* place = to + (int64_t)(begin + r) * channels + channel;
-                    store(place, load<Floats>(place) + sums);
-                });
+                mix_pairs(left + from * keys + begin, 1, keys, right + from * channels, channels, pairs,
+                          [&](int r, int channel, Floats sums) {
+                              float* place = to + (int64_t)(begin + r) * channels + channel;
+                              store(place, load<Floats>(place) + sums);
+                          });
             };
             gather(weights, back_pairs, value_sums);
             gather(slopes, query_pairs, key_sums);

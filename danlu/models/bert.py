@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from danlu.base.errors import CheckpointError, RequestError
 from danlu.models.base import (
@@ -27,6 +26,7 @@ from danlu.models.naming import Names
 from danlu.nn.attention import AttentionConfig, LayerCache, Look, Packing, Visible
 from danlu.nn.block import Block, BlockConfig
 from danlu.nn.feedforward import ACTIVATIONS, FeedForwardConfig
+from danlu.nn.linear import Linear, linear
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import positions_of
 
@@ -80,14 +80,14 @@ class Bert(nn.Module):
         block = BlockConfig(attention=config.attention, feedforward=config.feedforward, norm=config.norm, norm_first=False)
         self.blocks = nn.ModuleList(Block(block, width) for _ in range(config.num_layers))
         kind = config.head.kind if config.head is not None else None
-        self.pooler = nn.Linear(width, width) if config.pooler else None
-        self.next_sentence = nn.Linear(width, 2) if config.next_sentence else None
+        self.pooler = Linear(width, width) if config.pooler else None
+        self.next_sentence = Linear(width, 2) if config.next_sentence else None
         self.words = WordHead(config) if kind == "words" else None
         # RoBERTa's classes have a pooler of their own instead of the model's.
-        self.classes_dense = nn.Linear(width, width) if kind == "classes" and config.architecture == "roberta" else None
-        self.classes = nn.Linear(width, config.num_answers) if kind == "classes" else None
-        self.labels = nn.Linear(width, config.num_answers) if kind == "labels" else None
-        self.spans = nn.Linear(width, config.num_answers) if kind == "spans" else None
+        self.classes_dense = Linear(width, width) if kind == "classes" and config.architecture == "roberta" else None
+        self.classes = Linear(width, config.num_answers) if kind == "classes" else None
+        self.labels = Linear(width, config.num_answers) if kind == "labels" else None
+        self.spans = Linear(width, config.num_answers) if kind == "spans" else None
         initialise(self, 0.02, ())
 
     def forward(self, inputs: Inputs, cache: Sequence[LayerCache] | None = None) -> Tensor:
@@ -105,7 +105,7 @@ class Bert(nn.Module):
     def logits(self, hidden: Tensor, visible: Visible = None) -> Tensor:
         """What the head says: words (..., D) -> (..., V), labels and spans (..., D) -> (..., C), classes (B, T, D) -> (B, C)."""
         if self.words is not None:
-            return F.linear(self.words.transformed(hidden), self.embedding.weight, self.words.bias)
+            return linear(self.words.transformed(hidden), self.embedding.weight, self.words.bias)
         if self.classes is not None:
             return self.classes(self.pooled(hidden, visible))
         each = self.labels or self.spans
@@ -138,7 +138,7 @@ class WordHead(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS["gelu" if config.architecture == "roberta" else config.feedforward.activation]
-        self.dense = nn.Linear(config.width, config.width)
+        self.dense = Linear(config.width, config.width)
         self.norm = make_norm(config.norm, config.width)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
 

@@ -15,6 +15,7 @@ from danlu.models.naming import Form, Names
 from danlu.nn.attention import AttentionConfig, LayerCache, Look, Packing
 from danlu.nn.block import Block, BlockConfig
 from danlu.nn.feedforward import FeedForwardConfig
+from danlu.nn.linear import Linear, linear
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import Rotary, RotaryConfig
 
@@ -69,7 +70,7 @@ class GPT(nn.Module):
         block = BlockConfig(attention=config.attention, feedforward=config.feedforward, norm=config.norm)
         self.blocks = nn.ModuleList(Block(block, config.width) for _ in range(config.num_layers))
         self.norm = make_norm(config.norm, config.width)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self.head = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
         initialise(self, 0.02 / math.sqrt(2 * config.num_layers), ("attention.output.weight", "feedforward.down.weight"))
 
     def forward(self, inputs: Inputs, cache: Sequence[LayerCache] | None = None) -> Tensor:
@@ -85,7 +86,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry: (..., D) -> (..., V)."""
-        return nn.functional.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
 
 
 # Sizes: depth is the dial; width, heads and context follow.

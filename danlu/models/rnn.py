@@ -12,6 +12,7 @@ from danlu.base.errors import ConfigError
 from danlu.models.base import Family, Head, Inputs, Recipe, check_sizes, choose_size
 from danlu.models.naming import Names
 from danlu.nn.attention import Visible
+from danlu.nn.linear import Linear
 from danlu.nn.recurrent import CELLS, Cell, Recurrent, StateCache
 
 MODEL_TYPE: Literal["danlu-rnn"] = "danlu-rnn"  # transformers knows no such thing: these folders have its files, and Danlu opens them
@@ -54,7 +55,7 @@ class RNN(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.layers = nn.ModuleList(Recurrent(config.cell, config.width) for _ in range(config.num_layers))
         answers = config.vocabulary_size if config.head.kind == "words" else config.head.num_answers
-        self.head = nn.Linear(config.width, answers)
+        self.head = Linear(config.width, answers)
         self.initialise()
 
     def forward(self, inputs: Inputs, cache: Sequence[StateCache] | None = None) -> Tensor:

@@ -26,6 +26,7 @@ from danlu.models.naming import Names
 from danlu.nn.attention import AttentionConfig, KeyValue, LayerCache, Look
 from danlu.nn.block import BlockConfig
 from danlu.nn.feedforward import FeedForwardConfig
+from danlu.nn.linear import Linear, linear
 from danlu.nn.norm import NormConfig
 from danlu.nn.stack import Stack, StackConfig
 
@@ -70,7 +71,7 @@ class Seq2Seq(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.encoder, self.decoder = Stack(config.encoder, config.width), Stack(config.decoder, config.width)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self.head = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(1, config.vocabulary_size)) if config.architecture in ("bart", "marian") else None
         self.initialise()
 
@@ -93,7 +94,7 @@ class Seq2Seq(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry: (..., D) -> (..., V)."""
         weight = self.embedding.weight if self.head is None else self.head.weight
-        scores = nn.functional.linear(hidden * self.config.logits_scale, weight)
+        scores = linear(hidden * self.config.logits_scale, weight)
         return scores if self.bias is None else scores + self.bias[0]
 
     def initialise(self) -> None:

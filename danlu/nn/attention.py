@@ -17,6 +17,7 @@ from torch.profiler import record_function
 
 from danlu.base.errors import ConfigError
 from danlu.nn import native
+from danlu.nn.linear import Linear
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import Rotation, rotate
 
@@ -118,10 +119,10 @@ class Attention(nn.Module):
         self.grouped = config.num_heads != config.num_kv_heads
         self.scale = None if config.scaled else 1.0
         inner, inner_kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.query = nn.Linear(width, inner, bias=config.input_bias)
-        self.key = nn.Linear(width, inner_kv, bias=config.input_bias)
-        self.value = nn.Linear(width, inner_kv, bias=config.input_bias)
-        self.output = nn.Linear(inner, width, bias=config.output_bias)
+        self.query = Linear(width, inner, bias=config.input_bias)
+        self.key = Linear(width, inner_kv, bias=config.input_bias)
+        self.value = Linear(width, inner_kv, bias=config.input_bias)
+        self.output = Linear(inner, width, bias=config.output_bias)
         self.query_norm = make_norm(norm, config.head_dim) if config.query_key_norm else None
         self.key_norm = make_norm(norm, config.head_dim) if config.query_key_norm else None
         self.watched: list[Tensor] | None = None
@@ -196,7 +197,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
 
 
 def at_once(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether whole sequences are quicker than torch's blocks: short ones in half precision, on a processor, by our kernel or in training."""
+    """Whether whole sequences are quicker than torch's blocks: short ones in bfloat16, on a processor, by our kernel or in training."""
     if query.dtype != torch.bfloat16 or query.device.type != "cpu" or query.shape[2] != key.shape[2] or key.shape[2] > WHOLE:
         return False
     return native.attends(query, key, value) or (query.requires_grad and query.shape[1] == key.shape[1])

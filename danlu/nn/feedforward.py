@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from danlu.base.errors import ConfigError
 from danlu.nn import native
+from danlu.nn.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: FeedForwardConfig, width: int) -> None:
         super().__init__()
         self.config, self.activation = config, ACTIVATIONS[config.activation]
-        self.gate = nn.Linear(width, config.hidden_width, bias=config.bias) if config.gated else None
-        self.up = nn.Linear(width, config.hidden_width, bias=config.bias)
-        self.down = nn.Linear(config.hidden_width, width, bias=config.bias)
+        self.gate = Linear(width, config.hidden_width, bias=config.bias) if config.gated else None
+        self.up = Linear(width, config.hidden_width, bias=config.bias)
+        self.down = Linear(config.hidden_width, width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:

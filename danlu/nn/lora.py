@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from danlu.nn.attention import Attention
 from danlu.nn.feedforward import FeedForward
+from danlu.nn.linear import Linear, linear
 
 
 class LoRALinear(nn.Module):
@@ -21,33 +21,33 @@ class LoRALinear(nn.Module):
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        self.weight, self.bias, self.scale = linear.weight, linear.bias, alpha / rank
-        rows, width = linear.weight.shape
-        self.lora_A = nn.Parameter(torch.empty(rank, width, device=linear.weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(rows, rank, device=linear.weight.device))
+        self.weight, self.bias, self.scale = base.weight, base.bias, alpha / rank
+        rows, width = base.weight.shape
+        self.lora_A = nn.Parameter(torch.empty(rank, width, device=base.weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(rows, rank, device=base.weight.device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        return linear(x, self.weight, self.bias) + self.scale * linear(linear(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """One linear layer that computes the same: W + alpha / r * B A. The base's own W stays as it is."""
-        linear = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=False, device="meta")
-        linear.weight = nn.Parameter(self.weight + self.scale * (self.lora_B @ self.lora_A))
-        linear.bias = self.bias
-        return linear
+        one = Linear(self.weight.shape[1], self.weight.shape[0], bias=False, device="meta")
+        one.weight = nn.Parameter(self.weight + self.scale * (self.lora_B @ self.lora_A))
+        one.bias = self.bias
+        return one
 
 
 def projections(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """The linear layers of all attention and feed-forward layers, with their names."""
     for name, part in list(module.named_modules()):
         if isinstance(part, Attention | FeedForward):
-            for child, linear in list(part.named_children()):
-                if isinstance(linear, nn.Linear):
-                    yield f"{name}.{child}", linear
+            for child, layer in list(part.named_children()):
+                if isinstance(layer, nn.Linear):
+                    yield f"{name}.{child}", layer
 
 
 def adapted(module: nn.Module) -> Iterator[tuple[str, LoRALinear]]:

@@ -81,7 +81,7 @@ def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
-    """softmax(q k^T * scale) v. Shapes: query (B, H, T, E), key and value (B, K, T, E) -> (B, H, T, E), heads innermost but one in memory."""
+    """softmax(q k^T * scale) v. Shapes: query (B, H, T, E), key and value (B, K, T, E) -> (B, H, T, E), in memory (B, T, H, E)."""
     return _Attended.apply(query, key, value, causal, scale)  # type: ignore[no-any-return]
 
 

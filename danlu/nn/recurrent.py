@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danlu.nn.linear import Linear
+
 Cell = Literal["tanh", "gru", "lstm"]
 
 
@@ -38,8 +40,8 @@ class Recurrent(nn.Module):
         super().__init__()
         gates, self.states, self.advance = CELLS[cell]
         self.cell, self.width, self.dropout = cell, width, 0.0
-        self.input = nn.Linear(width, gates * width)
-        self.hidden = nn.Linear(width, gates * width, bias=cell == "gru")  # the others' biases would be the same one twice
+        self.input = Linear(width, gates * width)
+        self.hidden = Linear(width, gates * width, bias=cell == "gru")  # the others' biases would be the same one twice
 
     def forward(self, x: Tensor, cache: StateCache | None = None) -> Tensor:
         given = self.input(x).unbind(1)  # T of (B, gates * D)

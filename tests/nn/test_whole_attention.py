@@ -45,9 +45,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
     ("batch", "heads", "kv_heads", "length", "channels"),
     [(2, 4, 4, 64, 64), (1, 6, 2, 37, 32), (3, 1, 1, 5, 16), (1, 2, 1, 130, 48), (1, 1, 1, 16, 128), (1, 2, 2, 17, 80), (2, 3, 3, 8, 64)],
 )
-def test_mixed_values_and_gradients(
-    build: Any, batch: int, heads: int, kv_heads: int, length: int, channels: int, causal: bool
-) -> None:
+def test_mixed_values_and_gradients(build: Any, batch: int, heads: int, kv_heads: int, length: int, channels: int, causal: bool) -> None:
     torch.manual_seed(0)
     given = [made(batch, heads, length, channels), made(batch, kv_heads, length, channels), made(batch, kv_heads, length, channels)]
     back, scale = made(batch, heads, length, channels), channels**-0.5
@@ -55,7 +53,8 @@ def test_mixed_values_and_gradients(
     found = with_gradients(lambda *x: native.attended(*x, causal, scale), given, back)
     assert [one.shape for one in found] == [one.shape for one in expected]
     assert all(distance(one, other) < CLOSE for one, other in zip(found, expected, strict=True))
-    turned = with_gradients(lambda *x: native.attended(*x, causal, scale), [one.mT.contiguous().mT for one in given], back.mT.contiguous().mT)
+    *lying, back = (one.mT.contiguous().mT for one in (*given, back))
+    turned = with_gradients(lambda *x: native.attended(*x, causal, scale), lying, back)
     assert all(torch.equal(one, other) for one, other in zip(found, turned, strict=True))  # however the numbers lie
 
 

@@ -1,0 +1,63 @@
+"""Products with weights: torch's, but by oneDNN where the library that torch asks for float32 leaves half of the processor unused."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+from torch.nn import functional as F
+
+FEW = 2**22  # multiplications up to which asking oneDNN takes longer than it saves
+
+
+class Linear(nn.Linear):
+    """W x + b. Shapes: x (..., D) -> (..., rows of W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b in the numbers that it comes in, or that autocast asks for. Shapes: x (..., D), weight (N, D), bias (N) -> (..., N)."""
+    if (
+        _halves_are_unused()
+        and x.numel() * len(weight) > FEW
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return _Product.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return F.linear(x, weight, bias)
+
+
+@cache
+def _halves_are_unused() -> bool:
+    """Whether torch's own float32 products keep to vectors of 8 where the processor has 16: MKL does so on all but Intel's."""
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.backends.mkldnn.is_available() and str(can.get("cpu_name")).startswith("AMD") and bool(can.get("avx512_f"))
+
+
+class _Product(Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(x, weight)
+        return _multiplied(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, back: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = context.saved_tensors
+        for_x, for_weight, for_bias = context.needs_input_grad
+        rows = back.flatten(0, -2)
+        return (
+            _multiplied(back, weight.t()) if for_x else None,
+            _multiplied(rows.t(), x.flatten(0, -2).t()) if for_weight else None,
+            rows.sum(0) if for_bias else None,
+        )
+
+
+def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
