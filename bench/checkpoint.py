@@ -1,6 +1,6 @@
 """What a checkpoint costs a training: SmolLM2's 135 M weights with AdamW's state, one every two minutes; and how soon a run goes on.
 
-python -m bench.checkpoint
+python -m bench.checkpoint [ROUNDS]     4 rounds unless given
 
 The cost: how much longer twenty steps take with a checkpoint being written beside them, and the copy before. Going on: from the start of
 `danlu train RUN --resume` to the end of its first step, gpt/tiny.
@@ -30,10 +30,10 @@ from danlu.training.objective import NextToken
 from danlu.training.optimizer import make_optimizers
 from danlu.training.team import Team
 
-STEPS, EVERY_SECONDS, ROUNDS = 20, 120.0, 2
+STEPS, EVERY_SECONDS = 20, 120.0
 
 
-def cost(folder: Path) -> dict[str, float]:
+def cost(folder: Path, rounds: int) -> dict[str, object]:
     """Seconds that one checkpoint takes from the training, and their share of two minutes."""
     loaded = load_model("smollm2-135m-instruct")
     ids = np.random.default_rng(0).integers(loaded.config.vocabulary_size, size=200_000)
@@ -49,7 +49,7 @@ def cost(folder: Path) -> dict[str, float]:
 
     steps()
     found, copies, writes = [], [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         plain, beside = steps(), Beside()
         began = time.perf_counter()
         snapshot = Snapshot.take(loaded.module, optimizers, progress)
@@ -68,6 +68,7 @@ def cost(folder: Path) -> dict[str, float]:
         beside.close()
     seconds = statistics.median(found)
     return {
+        "each_cost_seconds": [round(one, 2) for one in found],
         "copy_seconds": round(statistics.median(copies), 2), "written_after_seconds": round(statistics.median(writes), 2),
         "steps_seconds": round(plain, 1), "cost_seconds": round(seconds, 2), "share_of_two_minutes": round(seconds / EVERY_SECONDS, 4),
     }  # fmt: skip
@@ -92,7 +93,7 @@ def going_on(folder: Path) -> float:
 def main() -> None:
     """Print one JSON object."""
     with tempfile.TemporaryDirectory() as name:
-        told = cost(Path(name))
+        told = cost(Path(name), int(sys.argv[1]) if len(sys.argv) > 1 else 4)
         print(json.dumps({"what": "a checkpoint"} | told | {"first_step_after_resume_seconds": round(going_on(Path(name)), 2)}))
 
 
