@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,9 @@ class Tokenizer:
         for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             if getattr(self.raw, part) is not None:
                 setattr(twin, part, getattr(self.raw, part))
-        for _, token in sorted(self.raw.get_added_tokens_decoder().items()):
-            (twin.add_special_tokens if token.special else twin.add_tokens)([token])
+        added = (token for _, token in sorted(self.raw.get_added_tokens_decoder().items()))
+        for special, tokens in groupby(added, key=lambda token: token.special):  # together: each call looks at all again
+            (twin.add_special_tokens if special else twin.add_tokens)(list(tokens))
         return twin
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
+
+# oneDNN keeps a program, and torch what belongs to it, for each shape that it has multiplied: a megabyte or two each, and examples that
+# are packed without padding bring new shapes all the time. Both are read at the first product.
+for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "64")
 
 FEW = 2**22  # multiplications up to which asking oneDNN takes longer than it saves
 
@@ -25,6 +31,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if (
         _halves_are_unused()
         and x.numel() * len(weight) > FEW
+        and x.dim() > 1
+        and weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
@@ -43,8 +52,9 @@ def _halves_are_unused() -> bool:
 class _Product(Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        context.save_for_backward(x, weight)
-        return _multiplied(x, weight, bias)
+        for_x, for_weight, _ = context.needs_input_grad
+        context.save_for_backward(x if for_weight else None, weight if for_x else None)
+        return _multiplied(x, weight, None if bias is None else bias.contiguous())
 
     @staticmethod
     @once_differentiable

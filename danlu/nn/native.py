@@ -76,8 +76,10 @@ def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | N
 
 def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): bfloat16 that the processor multiplies by pairs."""
-    fits = all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in (query, key, value)) and query.shape[3] % LANES == 0
-    return fits and key.shape == value.shape and query.numel() > 0 and _library() is not None and bool(_library().danlu_pairs())
+    fits = all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in (query, key, value)) and query.numel() > 0
+    batch, kv_heads, *rest = key.shape
+    belong = key.shape == value.shape and [batch, *rest] == [len(query), *query.shape[2:]] and query.shape[1] % kv_heads == 0
+    return fits and belong and query.shape[3] % LANES == 0 and _library() is not None and bool(_library().danlu_pairs())
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:

@@ -13,7 +13,7 @@ from danlu.base.device import set_threads
 from danlu.base.errors import ConfigError
 from danlu.base.late import late
 from danlu.base.run import Run
-from danlu.evaluation.answerers.choosing import joined
+from danlu.evaluation.answerers.choosing import foremost, joined
 from danlu.evaluation.answerers.ensemble import Members
 from danlu.evaluation.perplexity.source import measure_source
 from danlu.training.config import read_sources
@@ -106,8 +106,6 @@ def evaluate(
             compare = (model, *compare)
         comparing = late("danlu.recipes.evaluations", "evaluate")  # scikit-learn takes a second to import
         return comparing.compare(compare, task, out or Path("comparison"), json)
-    if model == "baseline" and task is None:
-        raise ConfigError("baseline came without a task; name one with --task")
     if model is None:
         raise ConfigError("no model came; expected danlu evaluate MODEL --task TASK, or danlu evaluate --compare A B")
     sources, solved = ((str(given),) if isinstance(given, str | Path) else tuple(map(str, given)) for given in (data, examples))
@@ -119,6 +117,8 @@ def evaluate(
         asking = {"truncate": truncate, "precision": precision, "shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
         rows = {"data": sources, "examples": solved, "part": split, "limit": limit, "threshold": threshold, "seed": seed}
         return measuring.measure_task(model, wanted, out, asking, rows, json)
+    if len(joined(model)) > 1:
+        raise ConfigError(f"{model} joins models, and a text is measured by one; name one, or a --task that all of them answer")
     _nothing("to a text; for rows name a --task", of_rows | {"--out": (out, None)})
     if context_length is not None and context_length < 1:
         raise ConfigError(f"--context-length came as {context_length}; expected a positive number of tokens")
@@ -138,8 +138,8 @@ def _nothing(what: str, given: dict[str, tuple[Any, Any]]) -> None:
 
 
 def _trained_for(model: str) -> str:
-    """What a run or an ensemble was trained for; loss for all else."""
-    model = joined(model)[0]
+    """What a run or an ensemble was trained for, or the first of several; loss for all else."""
+    model = foremost(model)
     members = Members.read(Path(model))
     if members is not None:
         return members.task

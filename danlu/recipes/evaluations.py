@@ -144,7 +144,7 @@ def _folder(model: str, task: Task, asking: Mapping[str, Any], rows: Mapping[str
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "model"
+    return re.sub(r"[^\w.\-+]+", "-", name).strip("-.") or "model"
 
 
 def _seen(model: str, training: Sequence[Any] | None) -> set[int] | None:

@@ -129,6 +129,12 @@ def test_what_reads_controls_is_the_same_tokenizer_with_holes_and_tokens_of_all_
     assert own.encode("<s> a<new>", special=True) == [3, 0, 8]
 
 
+def test_thousands_of_added_tokens_keep_their_ids() -> None:
+    raw = RawTokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    raw.add_special_tokens([AddedToken(f"<{number}>", normalized=False) for number in range(6000)])
+    assert Tokenizer(raw).encode("<7><5999>a", special=True) == [8, 6000, 0]
+
+
 def test_ids_of_control_tokens_come_from_the_settings() -> None:
     names = {"pad_token": "<|im_end|>", "unk_token": {"content": END_OF_TEXT, "lstrip": False}, "cls_token": "none such", "mask_token": 5}
     own = Tokenizer(TOKENIZER.raw, names)

@@ -50,6 +50,10 @@ def test_only_what_is_asked_for_is_computed_on_the_way_back(taken: list[tuple[in
     layer = Linear(8, 4).requires_grad_(False)
     layer(torch.randn(3, 8, requires_grad=True)).sum().backward()
     assert taken == [(3, 8, 4), (3, 4, 8)]
+    kept = list[torch.Tensor]()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):  # type: ignore[func-returns-value]
+        layer(torch.randn(3, 8, requires_grad=True))
+    assert [tuple(one.shape) for one in kept] == [(4, 8)]  # x is needed for the weight alone
 
 
 @needs_onednn
@@ -62,6 +66,16 @@ def test_other_numbers_and_turned_ones_too(taken: list[tuple[int, ...]]) -> None
     assert linear(x.double(), weight.double()).dtype == torch.float64
     assert linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
     assert len(taken) == 1
+
+
+@needs_onednn
+def test_a_bias_that_lies_apart_and_rows_without_a_batch(taken: list[tuple[int, ...]]) -> None:
+    x, weight, bias = torch.randn(6, 8), torch.randn(4, 8), torch.randn(4, 2)[:, 0]
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+    one = torch.randn(8, requires_grad=True)
+    linear(one, weight).sum().backward()  # by torch
+    torch.testing.assert_close(one.grad, weight.sum(0))
+    assert taken == [(6, 8, 4)]
 
 
 def test_elsewhere_it_is_torchs_layer(monkeypatch: pytest.MonkeyPatch) -> None:

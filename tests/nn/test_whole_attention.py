@@ -101,6 +101,13 @@ def test_a_layer_takes_it_also_over_sequences_one_behind_the_other(monkeypatch: 
         assert 0 < distance(one, other.double()) < 2e-2
 
 
+def test_shapes_that_do_not_belong_together_are_not_taken() -> None:
+    query, one = made(4, 2, 8, 16), made(1, 2, 8, 16)
+    assert not any(native.attends(query, other, other) for other in (one, made(4, 3, 8, 16), made(4, 2, 9, 16), made(4, 2, 8, 32)))
+    assert not native.attends(query, made(4, 2, 8, 16), made(4, 1, 8, 16)) and not native.attends(*[made(4, 2, 0, 16)] * 3)
+    assert not native.attends(*[made(4, 2, 8, 24)] * 3) and not native.attends(*[made(4, 2, 8, 16).float()] * 3)
+
+
 def test_without_the_kernel_three_operations_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     given, back = [made(2, 3, 33, 16) for _ in range(3)], made(2, 3, 33, 16)

@@ -96,6 +96,14 @@ def test_models_whose_names_are_joined_answer_together_with_a_baseline(place: Pa
     assert danlu.evaluate(f"{place / 'long'}+{place / 'short'}", **alone, out=place / "both").subject.task == "classify"
     with pytest.raises(ConfigError, match="learns from examples and there are none"):
         danlu.task("classify", f"{place / 'long'}+baseline")
+    assert danlu.evaluate(f"baseline+{place / 'long'}", **given | {"task": None}, out=place / "last").subject.task == "classify"
+    for name, told in (("long++short", "one of them has no name"), ("+baseline", "no name"), ("baseline+baseline", "without a task")):
+        with pytest.raises(ConfigError, match=told):
+            danlu.evaluate(name, data=place / "test.jsonl")
+    with pytest.raises(ConfigError, match="a text is measured by one"):
+        danlu.evaluate(f"{place / 'long'}+{place / 'short'}", task="loss", data=place / "test.jsonl")
+    with pytest.raises(ConfigError, match="for one language model; models that are joined"):
+        danlu.evaluate(names, **given, shots=1)
     with pytest.raises(ConfigError, match="ranks of several are not put together"):
         danlu.evaluate("minilm-l6+baseline", task="descriptions-en", limit=3)
 

@@ -53,6 +53,8 @@ def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
     if len(names) > 1:
         if task.kind == "retrieve":
             raise ConfigError(f"{model} names several models, and the ranks of several are not put together; name one")
+        if asking.shots or asking.shots_by != "random" or asking.by != "sum":
+            raise ConfigError("--shots, --shots-by and --by are for one language model; models that are joined are asked without them")
         return Ensemble(model, [answerer_of(name, task, asking) for name in names], [1.0] * len(names))
     members = Members.read(Path(model))
     if members is not None:
@@ -68,9 +70,27 @@ def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
 
 
 def joined(model: str) -> tuple[str, ...]:
-    """The models that a name puts together, such as runs/a+runs/b+baseline, which count alike; else the one that it is."""
-    is_one = TOGETHER not in model or model.startswith(PREFIX) or Path(model).exists()
-    return (model,) if is_one else tuple(model.split(TOGETHER))
+    """The models that a name puts together, such as runs/a+runs/b+baseline, which count alike; else the one that it is.
+
+    Raises: ConfigError if one of them has no name.
+    """
+    if TOGETHER not in model or PREFIX in model or Path(model).exists():
+        return (model,)
+    names = tuple(name.strip() for name in model.split(TOGETHER))
+    if not all(names):
+        raise ConfigError(f"{model} joins models, and one of them has no name; expected A{TOGETHER}B")
+    return names
+
+
+def foremost(model: str) -> str:
+    """Whose task all are asked: the first of those that a name joins, a baseline aside, which was trained for none.
+
+    Raises: ConfigError if all are baselines.
+    """
+    names = [name for name in joined(model) if name != BASELINE]
+    if not names:
+        raise ConfigError(f"{BASELINE} came without a task; name one with --task")
+    return names[0]
 
 
 def answerer_for(loaded: Model, task: Task, asking: Asking) -> Answerer:
@@ -107,7 +127,7 @@ def _labels(task: Task, data: tuple[str, ...]) -> tuple[str, ...]:
 
 def task_of(model: str) -> Task:
     """The task that a run or an ensemble was trained for. Raises: ConfigError if that is not known."""
-    model = joined(model)[0]
+    model = foremost(model)
     members = Members.read(Path(model))
     if members is not None:
         return find_task(members.task)
