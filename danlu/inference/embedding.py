@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +145,11 @@ class Embedder:
 
 
 def batches(lengths: Sequence[int], parts: int = 1) -> list[list[int]]:
-    """Places of texts that are computed together: like lengths side by side, BATCH_TOKENS tokens at most, in `parts` batches or more."""
-    most = min(BATCH_TOKENS, math.ceil(sum(lengths) / parts))
+    """Places of texts that are computed together: like lengths side by side, BATCH_TOKENS tokens at most.
+
+    In `parts` batches or more, unless a text is longer than such a part: it is then a batch by itself.
+    """
+    most = min(BATCH_TOKENS, sum(lengths) // parts)
     found: list[list[int]] = []
     room = 0
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
