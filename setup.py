@@ -13,7 +13,7 @@ BUILDS = {"plain": []}
 if platform.machine() in ("x86_64", "AMD64"):
     BUILDS |= {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 TILES = {"amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]} if len(BUILDS) > 1 else {}
-HEADERS = ("model", "vectors", "avx512", "avx2", "plain", "two", "threads", "products", "tiles", "attention", "whole")
+HEADERS = ("model", "vectors", "avx512", "avx2", "plain", "two", "threads", "products", "tiles", "attention", "whole_attention")
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the threads that torch computes with: it brings the same library
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default", "-Wno-psabi"]
 

@@ -5,7 +5,7 @@
 
 #include "model.h"
 #include "vectors.h"
-#include "whole.h"
+#include "whole_attention.h"
 
 namespace danlu {
 namespace {

@@ -24,7 +24,7 @@ LANES = 16  # channels come in so many
 
 
 class Strided(Structure):
-    """An array (B, H, T, E) of bfloat16 whose channels lie side by side, as native/whole.h has it."""
+    """An array (B, H, T, E) of bfloat16 whose channels lie side by side, as native/whole_attention.h has it."""
 
     _fields_ = [("first", c_void_p), *((name, c_int64) for name in ("batch", "head", "position"))]
 
@@ -34,7 +34,7 @@ class Strided(Structure):
 
 
 class Whole(Structure):
-    """One attention, as native/whole.h has it."""
+    """One attention, as native/whole_attention.h has it."""
 
     _fields_ = [
         *((name, Strided) for name in ("query", "key", "value", "mixed", "mixed_back", "query_back", "key_back", "value_back")),

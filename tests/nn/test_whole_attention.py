@@ -1,4 +1,4 @@
-"""Attention of whole sequences by native/whole.h, in every build, against its definition in float64."""
+"""Attention of whole sequences by native/whole_attention.h, in every build, against its definition in float64."""
 
 from __future__ import annotations
 
