@@ -142,8 +142,10 @@ def train(
     check_name(name)
     place = Path(begin) if going_on else runs / name
     with sole_writer(place) if team.leads else nullcontext():
-        result = _begin(begin, wish, place, going_on, resume, began, checkpoint_every, team, profile)
-        team.leave()
+        try:
+            result = _begin(begin, wish, place, going_on, resume, began, checkpoint_every, team, profile)
+        finally:
+            team.leave()
     if json and team.leads:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result

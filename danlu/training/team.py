@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ class Team:
         if self.size > 1 and not distributed.is_initialized():
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            # DistributedDataParallel imports this, and imported beside a group it keeps that alive past leave(), to the end of the process.
+            importlib.import_module("torch._dynamo")
             distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
     def leave(self) -> None:
-        """Part from the others; a process that ends without it may abort in one of their threads."""
+        """Part from the others and end the group's threads: one that lets go of a tensor while Python ends aborts the process."""
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 

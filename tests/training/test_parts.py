@@ -63,15 +63,36 @@ def test_two_processes_are_one(start: str, data: str, changes: dict[str, Any], f
     options = {"data": folder / data, "optimizer": "adamw"} | OPTIONS | changes
     whole = weights(danlu.train(start, runs=tmp_path, name="whole", **options).run)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if not isinstance(value, bool)]
-    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "danlu", "train", start, *flags, f"--runs={tmp_path}", "--name=two", "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = two_processes("-m", "danlu", "train", start, *flags, f"--runs={tmp_path}", "--name=two", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('"train_loss_nats"') == 1
     assert apart(whole, weights(str(tmp_path / "two"))) < 1e-6
     steps = [row["step"] for row in danlu_run(tmp_path / "two").metrics() if "kind" not in row]
     assert steps == list(range(1, 21))
+
+
+def two_processes(*command: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d"]
+    whole = [sys.executable, *launcher, "--rdzv-endpoint=127.0.0.1:0", *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(whole, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads' names are read from /proc")
+def test_the_group_ends_with_the_training(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import pathlib, sys
+import danlu
+options = {{"steps": 2, "batch_rows": 4, "context_length": 32, "threads": 1}}
+danlu.train("gpt/nano", data={str(folder / "bpe")!r}, runs={str(tmp_path)!r}, name="two", **options)
+names = sorted(path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm"))
+sys.stdout.write(f"left: {{names}}\\n")
+""")
+    done = two_processes(str(script))
+    left = [line for line in done.stdout.splitlines() if line.startswith("left: ")]
+    assert done.returncode == 0 and len(left) == 2, done.stderr[-3000:]
+    assert not any("gloo" in line for line in left), left
 
 
 def danlu_run(folder: Path) -> Any:
