@@ -1,6 +1,7 @@
 """Builds native/ for the instruction sets that this kind of processor may have. Without a compiler the install goes on."""
 
 import copy
+import glob
 import os
 import platform
 import sys
@@ -13,7 +14,7 @@ BUILDS = {"plain": []}
 if platform.machine() in ("x86_64", "AMD64"):
     BUILDS |= {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 TILES = {"amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]} if len(BUILDS) > 1 else {}
-HEADERS = ("model", "vectors", "avx512", "avx2", "plain", "two", "threads", "products", "tiles", "attention", "whole_attention")
+HEADERS = sorted(glob.glob("native/*.h"))
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the threads that torch computes with: it brings the same library
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default", "-Wno-psabi"]
 
@@ -36,13 +37,13 @@ setup(
         Extension(
             f"danlu.{room}._{source}_{name}",
             [f"native/{source}.cpp"],
-            depends=[f"native/{part}.h" for part in HEADERS],
+            depends=HEADERS,
             language="c++",
             extra_compile_args=[*COMMON, *flags, *threads],
             extra_link_args=["-pthread", *threads],
             optional=True,
         )
-        for room, source, threads, builds in (("kernels", "step", [], BUILDS | TILES), ("nn", "layers", OPENMP, BUILDS))
+        for room, source, threads, builds in (("kernels", "step", [], BUILDS | TILES), ("nn", "layers", OPENMP, BUILDS | TILES))
         for name, flags in builds.items()
     ],
 )

@@ -12,9 +12,11 @@ inline Floats all(float value) { return (Floats)_mm512_set1_ps(value); }
 inline Ints all(int32_t value) { return (Ints)_mm512_set1_epi32(value); }
 
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline Floats near_reciprocal(Floats x) { return (Floats)_mm512_rcp14_ps((__m512)x); }  // 1 / x to 6e-5
 inline Floats floats_of(Ints x) { return (Floats)_mm512_cvtepi32_ps((__m512i)x); }
 inline Ints rounded(Floats x) { return (Ints)_mm512_cvtps_epi32((__m512)x); }
 inline Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)b, (__m512)a); }
+inline Floats smaller(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)b, (__m512)a); }
 inline float largest(Floats x) { return _mm512_reduce_max_ps((__m512)x); }
 
 // accumulator[i] += sum over b of weights[4 i + b] (unsigned bytes) * four[b] (signed bytes)

@@ -45,18 +45,21 @@ inline void walk(int64_t count, const void* const (&in)[IN], void* const (&out)[
     for (int k = 0; k < OUT; k++) N::store(copies[IN + k], 0, y[k]), std::memcpy((char*)out[k] + whole * N::width, copies[IN + k], left);
 }
 
-// y = a(x) and its slope.
-template <int ACTIVATION>
+// y = a(x) and its slope; with NEAR to 2e-4, for what is rounded to bfloat16 next.
+template <int ACTIVATION, bool NEAR>
 inline void bend(Floats x, Floats& y, Floats& slope) {
+    constexpr auto exponential = NEAR ? danlu::near_exponential : danlu::exponential;
+    constexpr auto reciprocal = NEAR ? danlu::near_reciprocal : danlu::reciprocal;
+    constexpr float SILU_FAR = 87, GELU_FAR = 10;  // beyond, nothing changes but what overflows
     if constexpr (ACTIVATION == SILU) {
-        const Floats power = exponential(-x), share = 1.0f / (1.0f + power);
+        const Floats power = exponential(smaller(larger(-x, all(-SILU_FAR)), all(SILU_FAR))), share = reciprocal(1.0f + power);
         y = x * share;
         slope = multiply_add(y, power * share, share);
     } else {  // x (1 + tanh u) / 2 = x / (1 + e^(-2 u))
         constexpr float C = 0.7978845608f, D = 0.044715f;
-        const Floats near = larger(-larger(-x, all(-30.0f)), all(-30.0f));  // beyond, nothing changes but what overflows
+        const Floats near = smaller(larger(x, all(-GELU_FAR)), all(GELU_FAR));
         const Floats square = near * near, power = exponential(-2.0f * C * near * multiply_add(square, all(D), all(1.0f)));
-        const Floats share = 1.0f / (1.0f + power);
+        const Floats share = reciprocal(1.0f + power);
         y = x * share;
         slope = multiply_add(near * share * power * share, 2.0f * C * multiply_add(square, all(3.0f * D), all(1.0f)), share);
     }
@@ -66,20 +69,20 @@ template <int ACTIVATION, bool HALF>
 void bend_part(int64_t count, const void* x, const void* other, const void* back, void* y, void* other_back) {
     Floats bent, slope;
     if (!back && !other)
-        walk<HALF>(count, {x}, {y}, [&](const Floats(&in)[1], Floats(&out)[1]) { bend<ACTIVATION>(in[0], out[0], slope); });
+        walk<HALF>(count, {x}, {y}, [&](const Floats(&in)[1], Floats(&out)[1]) { bend<ACTIVATION, HALF>(in[0], out[0], slope); });
     else if (!back)
         walk<HALF>(count, {x, other}, {y}, [&](const Floats(&in)[2], Floats(&out)[1]) {
-            bend<ACTIVATION>(in[0], bent, slope);
+            bend<ACTIVATION, HALF>(in[0], bent, slope);
             out[0] = bent * in[1];
         });
     else if (!other)
         walk<HALF>(count, {x, back}, {y}, [&](const Floats(&in)[2], Floats(&out)[1]) {
-            bend<ACTIVATION>(in[0], bent, slope);
+            bend<ACTIVATION, HALF>(in[0], bent, slope);
             out[0] = in[1] * slope;
         });
     else
         walk<HALF>(count, {x, other, back}, {y, other_back}, [&](const Floats(&in)[3], Floats(&out)[2]) {
-            bend<ACTIVATION>(in[0], bent, slope);
+            bend<ACTIVATION, HALF>(in[0], bent, slope);
             out[0] = in[2] * in[1] * slope;
             out[1] = in[2] * bent;
         });
@@ -216,7 +219,9 @@ int32_t danlu_nats(int32_t half, int64_t rows, int64_t words, const void* logits
 
 // Whether pairs of bfloat16 are multiplied by an instruction of their own here.
 int32_t danlu_pairs() {
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+    return danlu::tiles_granted();
+#elif defined(__AVX512BF16__)
     return 1;
 #else
     return 0;

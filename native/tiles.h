@@ -2,11 +2,8 @@
 // are many: weights of 8 or 4 bits are widened once for all of them. Answers' rows keep to products.h, so that what a row gets hangs on
 // what it is, and not on what is beside it.
 #pragma once
+#include "amx.h"
 #include "products.h"
-#if defined(__AMX_BF16__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace danlu {
 
@@ -14,24 +11,7 @@ constexpr int READ_ROWS = 32;  // rows of prompts are padded to so many: two til
 
 #if defined(__AMX_BF16__)
 
-constexpr int TILE = 16;         // rows of a tile
 constexpr int READ_BLOCK = 512;  // rows that walk over widened weights while these are in the cache
-
-// Asks the system for the room that tiles take in every thread of this process.
-inline bool tiles_granted() {
-    static const bool granted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
-    return granted;
-}
-
-// All tiles are 16 rows of 64 bytes. 0 and 1 hold rows of numbers, 2 and 3 weights, 4 to 7 sums.
-inline void shape_tiles() {
-    struct alignas(64) {
-        uint8_t palette = 1, start = 0, zeros[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } shape;
-    _tile_loadconfig(&shape);
-}
 
 // Room for two panels of weights as bfloat16 and for four tiles of sums, in floats.
 inline size_t tiles_room(int columns) { return (size_t)(columns + GROUP) * LANES + 4 * TILE * LANES; }
@@ -151,7 +131,6 @@ void multiply_read(const Matrix& m, const uint16_t* x, int rows, int threads, st
 
 #else
 
-inline bool tiles_granted() { return false; }
 inline size_t tiles_room(int) { return 0; }
 inline void put_read_row(uint16_t*, const float*, int, int) {}
 template <class Sink>

@@ -41,15 +41,42 @@ inline T load(const void* from) {
 
 namespace danlu {
 
+#if !defined(DANLU_WIDE)
+inline Floats smaller(Floats a, Floats b) { return -larger(-a, -b); }
+inline Floats near_reciprocal(Floats x) { return 1.0f / x; }
+#endif
+inline Floats reciprocal(Floats x) { return 1.0f / x; }
+
 inline void store(void* to, Floats value) { Memory<Floats>::store(to, value); }
 inline void store(void* to, Ints value) { Memory<Ints>::store(to, value); }
 
 inline float sum(Floats x) {  // in one order everywhere
+#if defined(DANLU_WIDE)
+    const __m512 upper = _mm512_shuffle_f32x4((__m512)x, (__m512)x, 0xee);
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_castps512_ps256(upper));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
     float lanes[LANES];
     store(lanes, x);
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
     return lanes[0];
+#endif
+}
+
+// The first `count` numbers, which may be none or more than there are; in the others' place `rest`.
+inline Floats first_lanes(Floats x, int count, float rest) {
+#if defined(DANLU_WIDE)
+    const auto kept = (__mmask16)(count >= LANES ? 0xffff : count > 0 ? (1 << count) - 1 : 0);
+    return (Floats)_mm512_mask_mov_ps((__m512)all(rest), kept, (__m512)x);
+#else
+    float lanes[LANES];
+    store(lanes, x);
+    for (int i = 0; i < LANES; i++) lanes[i] = i < count ? lanes[i] : rest;
+    return load<Floats>(lanes);
+#endif
 }
 
 // Two bfloat16 in a word: the upper halves of two float32. Rounded to the nearest, halves to even; NaN stays NaN.
@@ -73,6 +100,10 @@ inline Floats store_bfloats(uint16_t* to, Floats x) {
     for (int i = 0; i < LANES; i++) to[i] = (uint16_t)lanes[i];
     return (Floats)(bits << 16);
 #endif
+}
+inline Floats rounded_to_bfloats(Floats x) {
+    uint16_t halves[LANES];
+    return store_bfloats(halves, x);
 }
 inline Floats load_bfloats(const uint16_t* from) {
 #if defined(DANLU_WIDE)
@@ -102,8 +133,7 @@ inline Floats dot2(Floats accumulator, Ints a, Ints b) {
 
 // e^x to a relative error of 2e-7. Source: the series of 2^f around 0 for f in [-1/2, 1/2] (Cody & Waite 1980, chapter 6).
 inline Floats exponential(Floats x) {
-    x = larger(x, all(-87.0f));
-    x = -larger(-x, all(-88.0f));
+    x = smaller(larger(x, all(-87.0f)), all(88.0f));
     Ints whole = rounded(x * 1.44269504f);
     Floats n = floats_of(whole);
     Floats r = multiply_add(n, all(-0.693359375f), x);
@@ -115,6 +145,18 @@ inline Floats exponential(Floats x) {
     p = multiply_add(p, r, all(1.6666665459e-1f));
     p = multiply_add(p, r, all(5.0000001201e-1f));
     p = multiply_add(p, r * r, r + 1.0f);
+    return (Floats)((Ints)p + (whole << 23));
+}
+
+// e^x to a relative error of 8e-5, for x from -87 to 88 or NaN: for what is rounded to bfloat16 (2e-3) next. 2^f for f in [-1/2, 1/2] by
+// the polynomial of third degree whose largest relative error is smallest, fitted here.
+inline Floats near_exponential(Floats x) {
+    const Floats power = x * 1.44269504f;
+    const Ints whole = rounded(power);
+    const Floats f = power - floats_of(whole);
+    Floats p = multiply_add(all(0.0551716307f), f, all(0.242611167f));
+    p = multiply_add(p, f, all(0.693260997f));
+    p = multiply_add(p, f, all(0.999928071f));
     return (Floats)((Ints)p + (whole << 23));
 }
 

@@ -79,7 +79,7 @@ def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
     fits = all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in (query, key, value)) and query.numel() > 0
     batch, kv_heads, *rest = key.shape
     belong = key.shape == value.shape and [batch, *rest] == [len(query), *query.shape[2:]] and query.shape[1] % kv_heads == 0
-    return fits and belong and query.shape[3] % LANES == 0 and _library() is not None and bool(_library().danlu_pairs())
+    return fits and belong and query.shape[3] % LANES == 0 and _library() is not None and _library().pairs
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
@@ -175,4 +175,5 @@ def opened(file: str) -> Any:
     library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
     library.danlu_attend.argtypes = library.danlu_attend_back.argtypes = [POINTER(Whole), c_int32]
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
+    library.pairs = bool(library.danlu_pairs())  # asks the system for tiles, too
     return library
