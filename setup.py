@@ -1,10 +1,10 @@
 """Builds native/ for the instruction sets that this kind of processor may have. Without a compiler the install goes on."""
 
 import copy
-import glob
 import os
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -14,7 +14,7 @@ BUILDS = {"plain": []}
 if platform.machine() in ("x86_64", "AMD64"):
     BUILDS |= {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 TILES = {"amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]} if len(BUILDS) > 1 else {}
-HEADERS = sorted(glob.glob("native/*.h"))
+HEADERS = [str(file) for file in sorted(Path("native").glob("*.h"))]
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the threads that torch computes with: it brings the same library
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default", "-Wno-psabi"]
 
