@@ -168,7 +168,7 @@ def _library() -> Any:
 
 def opened(file: str) -> Any:
     """A build, ready to be called."""
-    library = ctypes.CDLL(file)
+    library: Any = ctypes.CDLL(file)
     if library.danlu_layers() != LAYOUT:
         raise outdated(Path(file))
     library.danlu_bend.restype = None
