@@ -4,6 +4,7 @@
 #include <new>
 
 #include "model.h"
+#include "norms.h"
 #include "vectors.h"
 #include "whole_attention.h"
 
@@ -11,20 +12,6 @@ namespace danlu {
 namespace {
 
 constexpr int PART = 4096;  // numbers that a thread takes at once
-
-// A row of float32 or bfloat16, 16 numbers at a time.
-template <bool HALF>
-struct Numbers {
-    static Floats load(const void* from, int64_t i) {
-        if constexpr (!HALF) return danlu::load<Floats>((const float*)from + i);
-        else return load_bfloats((const uint16_t*)from + i);
-    }
-    static void store(void* to, int64_t i, Floats x) {
-        if constexpr (!HALF) danlu::store((float*)to + i, x);
-        else store_bfloats((uint16_t*)to + i, x);
-    }
-    static constexpr int64_t width = HALF ? 2 : 4;
-};
 
 // Calls `work` with places of 16 numbers; the last of them by way of copies, so that nothing beyond `count` is touched.
 template <bool HALF, int IN, int OUT, class Work>
@@ -196,7 +183,7 @@ int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 2; }
+int32_t danlu_layers() { return 3; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -214,6 +201,26 @@ int32_t danlu_nats(int32_t half, int64_t rows, int64_t words, const void* logits
         (half ? danlu::nats_of<true> : danlu::nats_of<false>)(words, (const char*)logits + row * stride, targets[row], targets[row] >= 0,
                                                               smoothing, room, nats + row,
                                                               gradient ? (char*)gradient + row * stride : nullptr);
+    });
+}
+
+// Rows of x normalised and weighed: `y` and `found` are made.
+void danlu_norm(const danlu::NormRows* norm, int32_t threads) {
+    danlu::parts_by(*norm, threads, [&](int64_t part) {
+        auto work = norm->half_x   ? danlu::norm_part<true, true>
+                    : norm->half_y ? danlu::norm_part<false, true>
+                                   : danlu::norm_part<false, false>;
+        work(*norm, part);
+    });
+}
+
+// Its gradients, given that of `y`: `x_back` and `sums` are made.
+void danlu_norm_back(const danlu::NormRows* norm, int32_t threads) {
+    danlu::parts_by(*norm, threads, [&](int64_t part) {
+        auto work = norm->half_x   ? danlu::norm_part_back<true, true>
+                    : norm->half_y ? danlu::norm_part_back<false, true>
+                                   : danlu::norm_part_back<false, false>;
+        work(*norm, part);
     });
 }
 

@@ -160,4 +160,18 @@ inline Floats near_exponential(Floats x) {
     return (Floats)((Ints)p + (whole << 23));
 }
 
+// A row of float32 or bfloat16, 16 numbers at a time.
+template <bool HALF>
+struct Numbers {
+    static Floats load(const void* from, int64_t i) {
+        if constexpr (!HALF) return danlu::load<Floats>((const float*)from + i);
+        else return load_bfloats((const uint16_t*)from + i);
+    }
+    static void store(void* to, int64_t i, Floats x) {
+        if constexpr (!HALF) danlu::store((float*)to + i, x);
+        else store_bfloats((uint16_t*)to + i, x);
+    }
+    static constexpr int64_t width = HALF ? 2 : 4;
+};
+
 }  // namespace danlu

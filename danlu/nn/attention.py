@@ -128,10 +128,8 @@ class Attention(nn.Module):
         self.watched: list[Tensor] | None = None
 
     def forward(self, x: Tensor, look: Look, cache: LayerCache | None = None, source: KeyValue | None = None) -> Tensor:
-        query = self.split_heads(self.query(x))
+        query = self.split_heads(self.query(x), self.query_norm)
         key, value = self.read(x) if source is None else source
-        if self.query_norm is not None:
-            query = self.query_norm(query)
         if look.rotation is not None:
             query, key = rotate(query, look.rotation), rotate(key, look.rotation)
         if cache is not None:  # whoever owns the cache owns positions and visibility
@@ -144,12 +142,12 @@ class Attention(nn.Module):
 
     def read(self, x: Tensor) -> KeyValue:
         """Keys and values of positions that queries may look at: (B, S, D) -> two of (B, K, S, E)."""
-        key, value = self.split_heads(self.key(x)), self.split_heads(self.value(x))
-        return (key if self.key_norm is None else self.key_norm(key)), value
+        return self.split_heads(self.key(x), self.key_norm), self.split_heads(self.value(x))
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, heads * E) -> (B, heads, T, E)."""
-        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+    def split_heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(B, T, heads * E) -> (B, heads, T, E), each head normalised where there is a norm."""
+        heads = x.unflatten(2, (-1, self.head_dim))
+        return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         causal = self.config.causal and mask is None and query.shape[2] > 1

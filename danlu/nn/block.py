@@ -26,10 +26,10 @@ class BlockConfig:
     cross: AttentionConfig | None = None  # attention to another sequence, between the two
 
 
-def narrowed(x: Tensor) -> Tensor:
-    """x in the numbers that products are made in, converted once for all products that read it."""
+def numbers_of_products(x: Tensor) -> torch.dtype:
+    """What products with x are made in: converted once for all that read it."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Block(nn.Module):
@@ -70,7 +70,8 @@ class Block(nn.Module):
         return self._add(x, self.feedforward_norm, self.feedforward)
 
     def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        added = part(narrowed(norm(x))) if self.norm_first else part(narrowed(x))
+        numbers = numbers_of_products(x)
+        added = part(norm(x, numbers)) if self.norm_first else part(x.to(numbers))
         if self.dropout and self.training:
             added = F.dropout(added, self.dropout)
         return x + added if self.norm_first else norm(x + added)

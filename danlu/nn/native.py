@@ -18,9 +18,10 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 2  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 3  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
+NORM_PART = 64  # rows whose gradients of weights are summed together, as native/norms.h has it
 
 
 class Strided(Structure):
@@ -41,6 +42,17 @@ class Whole(Structure):
         ("rests", c_void_p),
         *((name, c_int32) for name in ("batches", "heads", "kv_heads", "length", "channels", "causal")),
         ("scale", c_float),
+    ]  # fmt: skip
+
+
+class Norm(Structure):
+    """One normalisation, as native/norms.h has it."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("x", "y_back", "y", "x_back", "weight", "bias", "found", "sums")),
+        *((name, c_int64) for name in ("rows", "width")),
+        *((name, c_int32) for name in ("half_x", "half_y", "centred")),
+        ("epsilon", c_float),
     ]  # fmt: skip
 
 
@@ -127,6 +139,57 @@ def _whole(query: Tensor, key: Tensor, value: Tensor, mixed: Tensor, rests: Tens
     )  # fmt: skip
 
 
+def norms(x: Tensor, weight: Tensor, bias: Tensor | None, numbers: torch.dtype) -> bool:
+    """Whether the kernel normalises these: on a processor, float32 weights, x and what comes out in formats that it has."""
+    kinds, weights = (x.dtype, numbers), (weight, weight if bias is None else bias)
+    fits = kinds in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
+    here = x.device.type == "cpu" and all(one.dtype == torch.float32 and one.is_contiguous() for one in weights)
+    return fits and here and x.shape[-1:] == weight.shape and x.shape[-1] % LANES == 0 and x.numel() > 0 and _library() is not None
+
+
+def normed(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype) -> Tensor:
+    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * weight + bias over the last axis, in `numbers`; if not centred, a mean of 0.
+
+    Shapes: x (..., D), weight and bias (D) -> (..., D).
+    """
+    return _Normed.apply(x, weight, bias, epsilon, centred, numbers)  # type: ignore[no-any-return]
+
+
+class _Normed(Function):
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype
+    ) -> Tensor:  # fmt: skip
+        x = x.contiguous()
+        y, found = torch.empty_like(x, dtype=numbers), torch.empty(x.numel() // x.shape[-1], 2)
+        norm = _norm(x, y, weight, found, epsilon, centred)
+        norm.y, norm.bias = y.data_ptr(), None if bias is None else bias.data_ptr()
+        _library().danlu_norm(ctypes.byref(norm), _threads(x))
+        context.save_for_backward(x, weight, found)
+        context.epsilon, context.centred = epsilon, centred
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, back: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+        x, weight, found = context.saved_tensors
+        back, given = back.contiguous(), torch.empty_like(x)
+        norm = _norm(x, back, weight, found, context.epsilon, context.centred)
+        sums = torch.empty(-(-norm.rows // NORM_PART), 2, norm.width)
+        norm.y_back, norm.x_back, norm.sums = back.data_ptr(), given.data_ptr(), sums.data_ptr()
+        _library().danlu_norm_back(ctypes.byref(norm), _threads(x))
+        _, for_weight, for_bias, *_ = context.needs_input_grad
+        by_weight, by_bias = sums.sum(0) if for_weight or for_bias else (None, None)
+        return given, by_weight if for_weight else None, by_bias if for_bias else None, None, None, None
+
+
+def _norm(x: Tensor, y: Tensor, weight: Tensor, found: Tensor, epsilon: float, centred: bool) -> Norm:
+    return Norm(
+        x=x.data_ptr(), weight=weight.data_ptr(), found=found.data_ptr(), rows=len(found), width=x.shape[-1],
+        half_x=_half(x), half_y=_half(y), centred=centred, epsilon=epsilon,
+    )  # fmt: skip
+
+
 class _Bent(Function):
     @staticmethod
     def forward(context: Any, activation: str, x: Tensor, other: Tensor | None) -> Tensor:
@@ -171,8 +234,9 @@ def opened(file: str) -> Any:
     library: Any = ctypes.CDLL(file)
     if library.danlu_layers() != LAYOUT:
         raise outdated(Path(file))
-    library.danlu_bend.restype = None
+    library.danlu_bend.restype = library.danlu_norm.restype = library.danlu_norm_back.restype = None
     library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
+    library.danlu_norm.argtypes = library.danlu_norm_back.argtypes = [POINTER(Norm), c_int32]
     library.danlu_attend.argtypes = library.danlu_attend_back.argtypes = [POINTER(Whole), c_int32]
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     library.pairs = bool(library.danlu_pairs())  # asks the system for tiles, too

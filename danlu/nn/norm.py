@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from danlu.base.errors import ConfigError
+from danlu.nn import native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,29 @@ class RMSNorm(nn.RMSNorm):
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, equation 4.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, numbers: torch.dtype | None = None) -> Tensor:
+        """In `numbers`, if they are given."""
+        numbers = numbers or x.dtype
         if torch.is_grad_enabled() and x.device.type == "cpu":
-            return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
+            if native.norms(x, self.weight, None, numbers):
+                return native.normed(x, self.weight, None, self.eps or 0, centred=False, numbers=numbers)
+            return _RMSNorm.apply(x, self.weight, self.eps).to(numbers)  # type: ignore[no-any-return]
         # A weight of another type than x would leave torch's fused kernel for four slow passes over x.
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(numbers)
+
+
+class LayerNorm(nn.LayerNorm):
+    """(x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias.
+
+    Source: Ba et al. 2016, arXiv:1607.06450, equation 4.
+    """
+
+    def forward(self, x: Tensor, numbers: torch.dtype | None = None) -> Tensor:
+        """In `numbers`, if they are given; else as autocast has it."""
+        if torch.is_grad_enabled() and x.dtype == torch.float32 and native.norms(x, self.weight, self.bias, numbers or x.dtype):
+            return native.normed(x, self.weight, self.bias, self.eps, centred=True, numbers=numbers or x.dtype)
+        y = super().forward(x)
+        return y if numbers is None else y.to(numbers)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -67,5 +86,5 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def make_norm(config: NormConfig, width: int) -> nn.Module:
-    """Build a normalisation over the last axis. Source for "layer": Ba et al. 2016, arXiv:1607.06450."""
-    return (RMSNorm if config.kind == "rms" else nn.LayerNorm)(width, eps=config.epsilon)
+    """Build a normalisation over the last axis."""
+    return (RMSNorm if config.kind == "rms" else LayerNorm)(width, eps=config.epsilon)

@@ -14,7 +14,7 @@ BEFORE_ALL = {"data": (BATCH,), "optimizer": ("Optimizer.", "aten::_foreach_", "
 KINDS = {
     "attention": ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product", "danlu::attention"),
     "cross-entropy": ("aten::cross_entropy", "aten::log_softmax", "aten::_log_softmax", "aten::nll_loss", "_Nats"),
-    "normalisation": ("_RMSNorm", "aten::rms_norm", "aten::_fused_rms_norm", "aten::layer_norm", "aten::native_layer_norm"),
+    "normalisation": ("_Normed", "_RMSNorm", "aten::rms_norm", "aten::_fused_rms_norm", "aten::layer_norm", "aten::native_layer_norm"),
 }
 COPIES = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::contiguous", "aten::clone", "aten::cat", "aten::stack")
 PRODUCTS = ("aten::linear", "aten::matmul", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::einsum")

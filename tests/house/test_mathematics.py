@@ -46,7 +46,7 @@ SLIPS = {
     "Normalisation": [(".rsqrt_()", ".sqrt_()"), ("x * scale", "x / scale"), ('== "rms"', '!= "rms"')],
     "Residuals": [
         ("return x + added if", "return added if"),
-        ("part(narrowed(norm(x))) if", "part(narrowed(x)) if"),
+        ("part(norm(x, numbers)) if", "part(x.to(numbers)) if"),
         ("norm(x + added)", "x + added"),
     ],
     "The plain network": [

@@ -124,3 +124,35 @@ def test_without_a_build_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(native, "_library", lambda: None)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("numbers", "wanted"), [(torch.float32,) * 2, (torch.float32, torch.bfloat16), (torch.bfloat16,) * 2])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 16), (3, 67, 384), (2, 5, 64, 48)])
+def test_norms_and_their_gradients(build: Any, numbers: torch.dtype, wanted: torch.dtype, centred: bool, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(shape) * 3 + 1).to(numbers).transpose(0, 1)  # as heads come: another order in memory
+    weight, bias = torch.randn(shape[-1]), torch.randn(shape[-1]) if centred else None
+    given = [one.requires_grad_() for one in (x, weight, bias) if one is not None]
+    exact = [one.detach().double().requires_grad_() for one in given]
+    assert native.norms(x, weight, bias, wanted)
+    found = native.normed(x, weight, bias, 1e-5, centred, wanted)
+    expected = (F.layer_norm if centred else F.rms_norm)(exact[0], shape[-1:], *exact[1:], eps=1e-5)
+    near(found, expected, BOUNDS[wanted])
+    back = torch.randn(found.shape).to(wanted)
+    for one, other in zip(torch.autograd.grad(found, given, back), torch.autograd.grad(expected, exact, back.double()), strict=True):
+        near(one, other, 1e-5 * max(1, len(x.flatten()) // 1000) if numbers == torch.float32 else BOUNDS[numbers])
+
+
+def test_norms_show_what_overflows_and_threads_change_no_bit(build: Any) -> None:
+    x = torch.full((2, 32), 1e30, requires_grad=True)
+    assert native.normed(x, torch.ones(32), None, 1e-5, False, torch.float32).isnan().all()
+    x, weight = torch.randn(700, 64, requires_grad=True), torch.randn(64, requires_grad=True)
+    found = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        y = native.normed(x, weight, None, 1e-5, False, torch.bfloat16)
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, weight))])
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
