@@ -80,14 +80,14 @@ class Packing:
         return torch.cat([torch.arange(length) for length in self.lengths])[None]
 
     @cached_property
-    def runs(self) -> list[tuple[int, int, int]]:
-        """Neighbours of one length are computed together: (start, sequences, length) of each run."""
-        runs, start = [], 0
-        for length, group in groupby(self.lengths):
-            count = len(list(group))
-            runs.append((start, count, length))
-            start += count * length
-        return runs
+    def runs(self) -> list[tuple[int, int]]:
+        """Neighbours of one length are computed together: (sequences, length) of each run."""
+        return [(len(list(group)), length) for length, group in groupby(self.lengths)]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Tokens of each run."""
+        return [count * length for count, length in self.runs]
 
 
 Visible = Tensor | Packing | None
@@ -164,13 +164,14 @@ class Attention(nn.Module):
 
     def _mix_packed(self, query: Tensor, key: Tensor, value: Tensor, look: Look, packing: Packing) -> Tensor:
         """Each run of equally long sequences is one batch of its own: (1, H, T, E) -> (1, H, T, E)."""
+        # Split, not sliced: a slice's gradient is as large as what it was cut from.
+        heads = [x.transpose(1, 2).squeeze(0).split(packing.sizes) for x in (query, key, value)]
         mixed = []
-        for start, count, length in packing.runs:
-            span = slice(start, start + count * length)
-            q, k, v = (x[0, :, span].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
-            part = self._mix(q, k, v, None if look.bias is None else look.bias[:, :, :length, :length])  # (count, H, length, E)
-            mixed.append(part.transpose(0, 1).flatten(1, 2))
-        return torch.cat(mixed, dim=1)[None]
+        for (count, length), *parts in zip(packing.runs, *heads, strict=True):
+            q, k, v = (part.unflatten(0, (count, length)).transpose(1, 2) for part in parts)
+            mix = self._mix(q, k, v, None if look.bias is None else look.bias[:, :, :length, :length])  # (count, H, length, E)
+            mixed.append(mix.transpose(1, 2).flatten(0, 1))
+        return torch.cat(mixed).transpose(0, 1)[None]
 
 
 def lean(bias: Tensor, visible: Tensor | None, causal: bool) -> Tensor:
