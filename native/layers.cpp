@@ -204,6 +204,9 @@ int32_t danlu_nats(int32_t half, int64_t rows, int64_t words, const void* logits
     });
 }
 
+// Rows whose gradients of weights are summed together: a norm's `sums` has room for so many parts of them.
+int64_t danlu_norm_part() { return danlu::NORM_PART; }
+
 // Rows of x normalised and weighed: `y` and `found` are made.
 void danlu_norm(const danlu::NormRows* norm, int32_t threads) {
     danlu::parts_by(*norm, threads, [&](int64_t part) {

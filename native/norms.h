@@ -12,7 +12,8 @@ namespace danlu {
 constexpr int64_t NORM_PART = 64;  // rows whose gradients of weights are summed together, whatever the threads
 
 // danlu/nn/native.py has the same. x, x_back (rows, width); y, y_back (rows, width); found: mean and scale of each row, (rows, 2);
-// sums: gradients of weight and bias by each part, (parts, 2, width). bfloat16 where `half_` says so, else float32.
+// sums: gradients of weight and bias by each part, (parts, 2, width), or NULL if nobody asks for them. bfloat16 where `half_` says so, else
+// float32.
 struct NormRows {
     const void *x, *y_back;
     void *y, *x_back;
@@ -54,8 +55,8 @@ inline void norm_part_back(const NormRows& norm, int64_t part) {
     using X = Numbers<HALF_X>;
     using Y = Numbers<HALF_Y>;
     const int64_t width = norm.width;
-    float *by_weight = norm.sums + part * 2 * width, *by_bias = by_weight + width;
-    std::fill(by_weight, by_bias + width, 0.0f);
+    float *by_weight = norm.sums ? norm.sums + part * 2 * width : nullptr, *by_bias = by_weight + width;
+    if (by_weight) std::fill(by_weight, by_bias + width, 0.0f);
     for (int64_t row = part * NORM_PART; row < std::min(norm.rows, (part + 1) * NORM_PART); row++) {
         const void *x = (const char*)norm.x + row * width * X::width, *back = (const char*)norm.y_back + row * width * Y::width;
         void* given = (char*)norm.x_back + row * width * X::width;
@@ -65,13 +66,14 @@ inline void norm_part_back(const NormRows& norm, int64_t part) {
             const Floats normed = (X::load(x, i) - mean) * scale, y_back = Y::load(back, i), slope = y_back * load<Floats>(norm.weight + i);
             slopes += slope;
             along = multiply_add(slope, normed, along);
+            if (!by_weight) continue;
             store(by_weight + i, multiply_add(y_back, normed, load<Floats>(by_weight + i)));
             store(by_bias + i, load<Floats>(by_bias + i) + y_back);
         }
-        const float even = norm.centred ? sum(slopes) / width : 0, share = sum(along) / width;
+        const float level = norm.centred ? sum(slopes) / width : 0, share = sum(along) / width;
         for (int64_t i = 0; i < width; i += LANES) {
             const Floats normed = (X::load(x, i) - mean) * scale, slope = Y::load(back, i) * load<Floats>(norm.weight + i);
-            X::store(given, i, (slope - even - normed * share) * scale);
+            X::store(given, i, (slope - level - normed * share) * scale);
         }
     }
 }

@@ -36,10 +36,12 @@ inline void multiply_pairs(const uint32_t* left, int64_t row, int64_t step, cons
     }
     for (int k = 0; k < count; k += DEPTH, left += DEPTH * step, right += DEPTH * next) {
         if (step == 1) {
+            memory_is_read();
             _tile_loadd(0, left, row * WORD);
         } else {
             for (int i = 0; i < DEPTH; i++) std::memcpy(square[i], left + i * step, sizeof square[i]);
             turn(square);
+            memory_is_read();
             _tile_loadd(0, square, VECTOR);
         }
         _tile_loadd(1, right, next * WORD);

@@ -66,6 +66,7 @@ inline void widen(const Matrix& m, const uint8_t* panel, int groups, uint16_t* t
 // Sums of 32 rows, or of 16, with two panels: (panels, rows / 16, 16, 16) numbers.
 template <int TILES>
 inline void tile_sums(const uint16_t* rows, int columns, const uint16_t* first, const uint16_t* second, float* sums) {
+    memory_is_read();
     _tile_zero(4);
     _tile_zero(5);
     _tile_zero(6);

@@ -148,7 +148,7 @@ inline Floats exponential(Floats x) {
     return (Floats)((Ints)p + (whole << 23));
 }
 
-// e^x to a relative error of 8e-5, for x from -87 to 88 or NaN: for what is rounded to bfloat16 (2e-3) next. 2^f for f in [-1/2, 1/2] by
+// e^x to a relative error of 8e-5, for x from -87.3 to 88 or NaN: for what is rounded to bfloat16 (2e-3) next. 2^f for f in [-1/2, 1/2] by
 // the polynomial of third degree whose largest relative error is smallest, fitted here.
 inline Floats near_exponential(Floats x) {
     const Floats power = x * 1.44269504f;

@@ -1,5 +1,5 @@
 // Attention of whole sequences in bfloat16, for training, with its gradient. A thread computes all of one head of keys and values: a few
-// queries at a time against 16 or 32 keys, so that scores stay near the processor and those of later positions are hardly computed.
+// queries at a time against a few vectors of keys, so that scores stay near the processor and those of later positions are hardly computed.
 // Source of the gradient without kept scores: Dao et al. 2022, arXiv:2205.14135, appendix B.
 #pragma once
 #include <algorithm>

@@ -21,7 +21,6 @@ ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by e
 LAYOUT = 3  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
-NORM_PART = 64  # rows whose gradients of weights are summed together, as native/norms.h has it
 
 
 class Strided(Structure):
@@ -45,7 +44,7 @@ class Whole(Structure):
     ]  # fmt: skip
 
 
-class Norm(Structure):
+class NormRows(Structure):
     """One normalisation, as native/norms.h has it."""
 
     _fields_ = [
@@ -143,8 +142,9 @@ def norms(x: Tensor, weight: Tensor, bias: Tensor | None, numbers: torch.dtype) 
     """Whether the kernel normalises these: on a processor, float32 weights, x and what comes out in formats that it has."""
     kinds, weights = (x.dtype, numbers), (weight, weight if bias is None else bias)
     fits = kinds in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
-    here = x.device.type == "cpu" and all(one.dtype == torch.float32 and one.is_contiguous() for one in weights)
-    return fits and here and x.shape[-1:] == weight.shape and x.shape[-1] % LANES == 0 and x.numel() > 0 and _library() is not None
+    here = all(one.device.type == "cpu" for one in (x, *weights))
+    fits = fits and here and all(one.dtype == torch.float32 and one.is_contiguous() for one in weights)
+    return fits and x.shape[-1:] == weight.shape and x.shape[-1] % LANES == 0 and x.numel() > 0 and _library() is not None
 
 
 def normed(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype) -> Tensor:
@@ -161,7 +161,7 @@ class _Normed(Function):
         context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype
     ) -> Tensor:  # fmt: skip
         x = x.contiguous()
-        y, found = torch.empty_like(x, dtype=numbers), torch.empty(x.numel() // x.shape[-1], 2)
+        y, found = torch.empty_like(x, dtype=numbers), x.new_empty(x.numel() // x.shape[-1], 2, dtype=torch.float32)
         norm = _norm(x, y, weight, found, epsilon, centred)
         norm.y, norm.bias = y.data_ptr(), None if bias is None else bias.data_ptr()
         _library().danlu_norm(ctypes.byref(norm), _threads(x))
@@ -175,16 +175,17 @@ class _Normed(Function):
         x, weight, found = context.saved_tensors
         back, given = back.contiguous(), torch.empty_like(x)
         norm = _norm(x, back, weight, found, context.epsilon, context.centred)
-        sums = torch.empty(-(-norm.rows // NORM_PART), 2, norm.width)
-        norm.y_back, norm.x_back, norm.sums = back.data_ptr(), given.data_ptr(), sums.data_ptr()
-        _library().danlu_norm_back(ctypes.byref(norm), _threads(x))
         _, for_weight, for_bias, *_ = context.needs_input_grad
-        by_weight, by_bias = sums.sum(0) if for_weight or for_bias else (None, None)
+        parts = -(-norm.rows // _library().danlu_norm_part()) if for_weight or for_bias else 0
+        sums = x.new_empty(parts, 2, norm.width, dtype=torch.float32)
+        norm.y_back, norm.x_back, norm.sums = back.data_ptr(), given.data_ptr(), sums.data_ptr() if parts else None
+        _library().danlu_norm_back(ctypes.byref(norm), _threads(x))
+        by_weight, by_bias = sums.sum(0)
         return given, by_weight if for_weight else None, by_bias if for_bias else None, None, None, None
 
 
-def _norm(x: Tensor, y: Tensor, weight: Tensor, found: Tensor, epsilon: float, centred: bool) -> Norm:
-    return Norm(
+def _norm(x: Tensor, y: Tensor, weight: Tensor, found: Tensor, epsilon: float, centred: bool) -> NormRows:
+    return NormRows(
         x=x.data_ptr(), weight=weight.data_ptr(), found=found.data_ptr(), rows=len(found), width=x.shape[-1],
         half_x=_half(x), half_y=_half(y), centred=centred, epsilon=epsilon,
     )  # fmt: skip
@@ -224,8 +225,10 @@ def _threads(tensor: Tensor) -> int:
 
 @cache
 def _library() -> Any:
-    for _, file in built("layers", __file__):
-        return opened(str(file))
+    for name, file in built("layers", __file__):
+        library = opened(str(file))
+        if name != "amx" or library.pairs:  # else the system keeps the tiles to itself
+            return library
     return None
 
 
@@ -234,9 +237,10 @@ def opened(file: str) -> Any:
     library: Any = ctypes.CDLL(file)
     if library.danlu_layers() != LAYOUT:
         raise outdated(Path(file))
+    library.danlu_norm_part.restype = c_int64
     library.danlu_bend.restype = library.danlu_norm.restype = library.danlu_norm_back.restype = None
     library.danlu_bend.argtypes = [c_int32, c_int32, c_int64, *[c_void_p] * 5, c_int32]
-    library.danlu_norm.argtypes = library.danlu_norm_back.argtypes = [POINTER(Norm), c_int32]
+    library.danlu_norm.argtypes = library.danlu_norm_back.argtypes = [POINTER(NormRows), c_int32]
     library.danlu_attend.argtypes = library.danlu_attend_back.argtypes = [POINTER(Whole), c_int32]
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     library.pairs = bool(library.danlu_pairs())  # asks the system for tiles, too

@@ -29,7 +29,7 @@ class NormConfig:
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + epsilon) * weight, in the numbers that x comes in.
+    """x / sqrt(mean(x^2) + epsilon) * weight, in the numbers that x comes in. Without a gradient the weight is rounded to these first.
 
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, equation 4.
     """
@@ -39,7 +39,8 @@ class RMSNorm(nn.RMSNorm):
         numbers = numbers or x.dtype
         if torch.is_grad_enabled() and x.device.type == "cpu":
             if native.norms(x, self.weight, None, numbers):
-                return native.normed(x, self.weight, None, self.eps or 0, centred=False, numbers=numbers)
+                assert self.eps is not None
+                return native.normed(x, self.weight, None, self.eps, centred=False, numbers=numbers)
             return _RMSNorm.apply(x, self.weight, self.eps).to(numbers)  # type: ignore[no-any-return]
         # A weight of another type than x would leave torch's fused kernel for four slow passes over x.
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(numbers)

@@ -142,10 +142,8 @@ def train(
     check_name(name)
     place = Path(begin) if going_on else runs / name
     with sole_writer(place) if team.leads else nullcontext():
-        try:
-            result = _begin(begin, wish, place, going_on, resume, began, checkpoint_every, team, profile)
-        finally:
-            team.leave()
+        result = _begin(begin, wish, place, going_on, resume, began, checkpoint_every, team, profile)
+        team.leave()
     if json and team.leads:
         print(encoder.dumps(asdict(result), ensure_ascii=False), flush=True)
     return result

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from danlu.base.errors import ConfigError
 from danlu.nn import loss, native
 from danlu.nn.feedforward import ACTIVATIONS
+from danlu.nn.norm import NormConfig, make_norm
 
 TORCHS = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 8e-3}  # of the larger of 1 and the number
@@ -147,7 +148,7 @@ def test_norms_and_their_gradients(build: Any, numbers: torch.dtype, wanted: tor
 def test_norms_show_what_overflows_and_threads_change_no_bit(build: Any) -> None:
     x = torch.full((2, 32), 1e30, requires_grad=True)
     assert native.normed(x, torch.ones(32), None, 1e-5, False, torch.float32).isnan().all()
-    x, weight = torch.randn(700, 64, requires_grad=True), torch.randn(64, requires_grad=True)
+    x, weight = torch.randn(20_000, 64, requires_grad=True), torch.randn(64, requires_grad=True)
     found = []
     for threads in (1, 2):
         before = torch.get_num_threads()
@@ -156,3 +157,39 @@ def test_norms_show_what_overflows_and_threads_change_no_bit(build: Any) -> None
         found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, weight))])
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize("learnt", [(), ("weight",), ("bias",)])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64, torch.bfloat16])
+def test_norms_as_modules(build: Any, kind: Any, learnt: tuple[str, ...], default: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, x = make_norm(NormConfig(kind=kind), 48), torch.randn(3, 70, 48, requires_grad=True)
+    for name, parameter in norm.named_parameters():
+        torch.nn.init.normal_(parameter)
+        parameter.requires_grad_(name in learnt)
+    given = [x, *(parameter for parameter in norm.parameters() if parameter.requires_grad)]
+    torch.set_default_dtype(default)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = norm(x, torch.bfloat16)
+        found = torch.autograd.grad(y.sum(), given)  # the gradient of y is one number for all
+    finally:
+        torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr(native, "_library", lambda: None)
+    expected = norm(x, torch.bfloat16)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    near(y, expected.double(), BOUNDS[torch.bfloat16])
+    for one, other in zip(found, torch.autograd.grad(expected.sum(), given), strict=True):
+        near(one, other.double(), 1e-4)
+    with torch.no_grad():
+        near(norm(x, torch.bfloat16), expected.double(), BOUNDS[torch.bfloat16])
+
+
+def test_tiles_that_the_system_keeps_leave_the_build_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept:
+        pairs = False
+
+    opened = native.opened
+    monkeypatch.setattr(native, "opened", lambda file: Kept() if "_amx" in file else opened(file))
+    monkeypatch.setattr(native, "_library", native._library.__wrapped__)
+    assert not isinstance(native._library(), Kept)
