@@ -13,7 +13,7 @@ AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni",
 BUILDS = {"plain": []}
 if platform.machine() in ("x86_64", "AMD64"):
     BUILDS |= {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
-TILES = {"amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]} if len(BUILDS) > 1 else {}
+    BUILDS["amx"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 HEADERS = [str(file) for file in sorted(Path("native").glob("*.h"))]
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the threads that torch computes with: it brings the same library
 COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=default", "-Wno-psabi"]
@@ -43,7 +43,7 @@ setup(
             extra_link_args=["-pthread", *threads],
             optional=True,
         )
-        for room, source, threads, builds in (("kernels", "step", [], BUILDS | TILES), ("nn", "layers", OPENMP, BUILDS | TILES))
-        for name, flags in builds.items()
+        for room, source, threads in (("kernels", "step", []), ("nn", "layers", OPENMP))
+        for name, flags in BUILDS.items()
     ],
 )

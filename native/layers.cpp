@@ -209,22 +209,12 @@ int64_t danlu_norm_part() { return danlu::NORM_PART; }
 
 // Rows of x normalised and weighed: `y` and `found` are made.
 void danlu_norm(const danlu::NormRows* norm, int32_t threads) {
-    danlu::parts_by(*norm, threads, [&](int64_t part) {
-        auto work = norm->half_x   ? danlu::norm_part<true, true>
-                    : norm->half_y ? danlu::norm_part<false, true>
-                                   : danlu::norm_part<false, false>;
-        work(*norm, part);
-    });
+    danlu::parts_by(*norm, threads, [&](auto x, auto y, int64_t part) { danlu::norm_part<x, y>(*norm, part); });
 }
 
 // Its gradients, given that of `y`: `x_back` and `sums` are made.
 void danlu_norm_back(const danlu::NormRows* norm, int32_t threads) {
-    danlu::parts_by(*norm, threads, [&](int64_t part) {
-        auto work = norm->half_x   ? danlu::norm_part_back<true, true>
-                    : norm->half_y ? danlu::norm_part_back<false, true>
-                                   : danlu::norm_part_back<false, false>;
-        work(*norm, part);
-    });
+    danlu::parts_by(*norm, threads, [&](auto x, auto y, int64_t part) { danlu::norm_part_back<x, y>(*norm, part); });
 }
 
 // Whether pairs of bfloat16 are multiplied by an instruction of their own here.

@@ -4,6 +4,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "vectors.h"
 
@@ -78,12 +79,18 @@ inline void norm_part_back(const NormRows& norm, int64_t part) {
     }
 }
 
-// Calls work(part) for all parts of the rows, by so many threads.
+// Calls work(whether x is bfloat16, whether y is, part) for all parts of the rows, by so many threads.
 template <class Work>
 inline void parts_by(const NormRows& norm, int32_t threads, Work work) {
+    const std::true_type half;
+    const std::false_type whole;
     const int64_t parts = (norm.rows + NORM_PART - 1) / NORM_PART;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t part = 0; part < parts; part++) work(part);
+    for (int64_t part = 0; part < parts; part++) {
+        if (norm.half_x) work(half, half, part);
+        else if (norm.half_y) work(whole, half, part);
+        else work(whole, whole, part);
+    }
 }
 
 }  // namespace danlu
