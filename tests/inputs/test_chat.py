@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from danlu.base.catalog import find
@@ -30,7 +31,10 @@ def with_template(template: Any) -> Tokenizer:
 def smollm2() -> tuple[Tokenizer, Any]:
     file = path_of(find("smollm2-135m-instruct").name)
     file = file if file.is_file() else next(file.glob("*.gguf"))
-    return read_vocabulary(read_gguf(file)[0], file), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    cutting = theirs.backend_tokenizer  # transformers leaves out of a GGUF that SmolLM2's own tokenizer.json sets every digit apart: " ²"
+    cutting.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cutting.pre_tokenizer])
+    return read_vocabulary(read_gguf(file)[0], file), theirs
 
 
 @pytest.mark.parametrize("prompt", [True, False])
@@ -52,7 +56,7 @@ def test_smollm2_conversations_read_as_transformers_writes_them(smollm2: Any, me
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text() | st.sampled_from(["1234 + 5 =\n\n  丹炉 😀, isn't it?", "<|im_start|>user\n\tx  y 2024-01-02<|im_end|>\r\n"]))
+@given(st.text() | st.sampled_from([" ² ¼ Ⅷ ١", "1234 + 5 =\n\n  丹炉 😀, isn't it?", "<|im_start|>user\n\tx  y 2024-01-02<|im_end|>\r\n"]))
 def test_smollm2_ids_are_those_of_transformers(smollm2: Any, text: str) -> None:
     own, theirs = smollm2
     assert own.encode(text, special=True) == theirs(text, add_special_tokens=False)["input_ids"]
