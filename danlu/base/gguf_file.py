@@ -1,4 +1,4 @@
-"""GGUF files: llama.cpp's container for weights, tokenizer and settings. Every length is checked against the file before it is used."""
+"""GGUF files: llama.cpp's container for weights, tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -16,21 +16,13 @@ import torch
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
+from danlu.base.gguf_header import ALIGNMENT, ARRAY, SCALARS, STRING, VERSIONS, Cut, read_header
 from danlu.base.memory import let_go
 from danlu.base.storage import write_whole
 from danlu.base.weights import Tensors
 
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # GGUF's number of a type -> struct's
-UINT8, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 0, 4, 5, 6, 7, 8, 9
-VERSIONS = (2, 3)
-ALIGNMENT = 32  # bytes, where "general.alignment" does not say otherwise
-MOST_ITEMS = 2**24  # entries of one array or table: the largest vocabularies have 2^18
+UINT8, UINT32, INT32, FLOAT32, BOOL = 0, 4, 5, 6, 7
 AT_ONCE = 2**18  # values unpacked in one go
-LONGEST_NAME = 256  # characters; llama.cpp allows 64
-
-
-class Cut(Exception):
-    """The file ends, or a number in it is absurd."""
 
 
 @dataclass(frozen=True)
@@ -43,93 +35,24 @@ class Stored:
     num_bytes: int
 
 
-class Cursor:
-    """Reads a mapped file from front to back; whatever would go behind its end raises Cut."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> int:
-        """Step over `count` bytes; where they begin."""
-        if count > len(self.data) - self.at:
-            raise Cut(f"{count} bytes are wanted at byte {self.at} of {len(self.data)}")
-        self.at += count
-        return self.at - count
-
-    def number(self, code: str) -> Any:
-        """The next number, of a type in struct's letters."""
-        form = "<" + code
-        return struct.unpack_from(form, self.data, self.take(struct.calcsize(form)))[0]
-
-    def text(self) -> str:
-        length = self.number("Q")
-        start = self.take(length)
-        return self.data[start : start + length].decode("utf-8", errors="replace")
-
-    def value(self, kind: int, depth: int = 0) -> Any:
-        if kind in SCALARS:
-            return self.number(SCALARS[kind])
-        if kind == STRING:
-            return self.text()
-        if kind != ARRAY or depth > 2:
-            raise Cut(f"a value of type {kind} stands before byte {self.at}")
-        inner, count = self.number("I"), self.number("Q")
-        if count > MOST_ITEMS:
-            raise Cut(f"an array of {count} entries stands before byte {self.at}")
-        if inner in SCALARS:
-            form = f"<{count}{SCALARS[inner]}"
-            return list(struct.unpack_from(form, self.data, self.take(struct.calcsize(form))))
-        return [self.value(inner, depth + 1) for _ in range(count)]
-
-
 def read_gguf(file: Path) -> tuple[dict[str, Any], Tensors]:
-    """Open a GGUF file: its metadata (with the tensors' names under "tensors") and its tensors, float32 when read.
+    """Open a GGUF file: its settings (with the tensors' names under "tensors") and its tensors, float32 when read.
 
     Raises: CheckpointError if it is cut or damaged, or holds a type that the gguf package cannot dequantise.
-    Source: the format's description in ggml's docs/gguf.md, versions 2 and 3, little-endian.
     """
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF" or file.stat().st_size < 24:
-            raise CheckpointError(f"{file} does not begin as a GGUF file does; it is something else, empty or damaged: fetch it again")
-        data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    header, stored = read_header(file), dict[str, Stored]()
     try:
-        metadata, stored = _read_header(Cursor(data))
-    except (Cut, struct.error, MemoryError, OverflowError) as error:
+        for name, shape, kind, offset in header.entries:
+            stored[name] = placed(name, shape, kind, header.begin + offset, len(header.data))
+    except (Cut, OverflowError) as error:
         raise CheckpointError(f"{file} is cut or damaged ({error}); fetch it again") from None
-    metadata["tensors"] = set(stored)
-    matrices = {name: bytes_reader(data, place) for name, place in stored.items() if len(place.shape) == 2}
-    return metadata, Tensors(
-        {name: tensor_reader(file, data, name, place) for name, place in stored.items()},
+    matrices = {name: bytes_reader(header.data, place) for name, place in stored.items() if len(place.shape) == 2}
+    return header.settings | {"tensors": set(stored)}, Tensors(
+        {name: tensor_reader(file, header.data, name, place) for name, place in stored.items()},
         file,
         packed=Tensors(matrices, file),
         kinds={name: place.kind.name for name, place in stored.items()},
     )
-
-
-def _read_header(cursor: Cursor) -> tuple[dict[str, Any], dict[str, Stored]]:
-    cursor.take(4)
-    version = cursor.number("I")
-    if version not in VERSIONS:
-        raise Cut(f"version {version} came, expected 2 or 3")
-    num_tensors, num_values = cursor.number("Q"), cursor.number("Q")
-    if max(num_tensors, num_values) > MOST_ITEMS:
-        raise Cut(f"{num_tensors} tensors and {num_values} settings are announced")
-    metadata = {cursor.text(): cursor.value(cursor.number("I")) for _ in range(num_values)}
-    listed = []
-    for _ in range(num_tensors):
-        name, dimensions = cursor.text(), cursor.number("I")
-        if len(name) > LONGEST_NAME:
-            raise Cut(f"a tensor's name of {len(name)} characters stands before byte {cursor.at}")
-        if dimensions > 4:
-            raise Cut(f"tensor {name!r} is announced with {dimensions} dimensions")
-        shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]  # the file counts from the fastest
-        listed.append((name, shape, cursor.number("I"), cursor.number("Q")))
-    alignment = metadata.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
-        raise Cut(f"an alignment of {alignment} came")
-    begin = -(-cursor.at // alignment) * alignment
-    stored = {name: placed(name, shape, kind, begin + offset, len(cursor.data)) for name, shape, kind, offset in listed}
-    return metadata, stored
 
 
 def placed(name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int) -> Stored:

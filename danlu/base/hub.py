@@ -6,9 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import huggingface_hub
-import huggingface_hub.errors
-
 from danlu.base.errors import ConfigError
 
 PREFIX = "hf:"
@@ -36,6 +33,8 @@ def hub_path(name: str) -> Path:
 
 def snapshot(repository: str, revision: str | None = None) -> Path:
     """One revision of a repository, whole; without a network what the hub's cache has."""
+    import huggingface_hub.errors  # late: few models come from a hub, and it takes a tenth of a second and megabytes
+
     name = f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")
     wanted = list(WANTED)
     try:
@@ -59,6 +58,8 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
 
 def is_snapshot_cached(repository: str, revision: str) -> bool:
     """Whether that revision can be used without a network."""
+    import huggingface_hub.errors
+
     try:
         huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(WANTED), local_files_only=True)
     except (huggingface_hub.errors.LocalEntryNotFoundError, OSError):

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.base.errors import CheckpointError
-from danlu.base.gguf_file import Cursor, Cut, Stored, placed, tensor_reader
+from danlu.base.gguf_file import Stored, placed, tensor_reader
+from danlu.base.gguf_header import Cursor, Cut
 from danlu.base.weights import Tensors
 
 MAGIC, VERSION = b"E5S1", 1

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 PLAIN_SECONDS = 5.0  # between two plain lines
 
 
@@ -44,6 +41,9 @@ def amount_text(amount: float, unit: str) -> str:
 
 class _Bar:
     def __init__(self, what: str, total: float | None, unit: str) -> None:
+        from rich.console import Console  # late: few see a bar
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         self.unit, self.start, self.done = unit, time.monotonic(), 0.0
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=Console(stderr=True), transient=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from danlu.base.errors import ConfigError
 from danlu.base.fetching import path_of
-from danlu.data.gguf_header import read_metadata
+from danlu.base.gguf_header import read_header
 from danlu.inputs.gguf_vocabulary import read_vocabulary
 from danlu.inputs.tokenizer import Tokenizer
 from danlu.inputs.vocabulary_files import FILE, vocabulary_file
@@ -27,4 +27,4 @@ def load_tokenizer(name: str) -> Tokenizer:
         if not inside:
             raise ConfigError(f"--tokenizer {name}: no {FILE} and no .gguf file in that folder, nor an older kind; choose another one")
         path = inside[0]
-    return read_vocabulary(read_metadata(path), path) if path.suffix == ".gguf" else Tokenizer.load(path)
+    return read_vocabulary(read_header(path).settings, path) if path.suffix == ".gguf" else Tokenizer.load(path)

@@ -14,7 +14,7 @@ import tiktoken
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RawTokenizer
 
-from danlu.inputs.cutting import LLAMA3, QWEN2
+from danlu.inputs.cutting import LLAMA3, QWEN2, byte_of_character
 
 MARK = "\x01"  # stands where white space is to be cut; a text that holds it itself is the library's own affair
 UNUSED = "<|danlu: not a token|>"  # without any special token tiktoken looks for the empty one, at every byte
@@ -185,11 +185,3 @@ def _kind(code: int) -> int:
         return NEWLINE if character in "\r\n" else SPACE
     category = unicodedata.category(character)
     return UNASSIGNED if category == "Cn" else NUMBER if category[0] == "N" else 0
-
-
-@cache
-def byte_of_character() -> dict[str, int]:
-    """GPT-2's way of writing bytes as printable characters: character -> byte, in the order of GPT-2's first 256 tokens."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

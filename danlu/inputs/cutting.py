@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tokenizers import Regex, pre_tokenizers
@@ -91,3 +92,11 @@ def _known() -> str:
     for name, cutting in NAMES.items():
         firsts.setdefault(cutting, name)
     return ", ".join(firsts.values())
+
+
+@cache
+def byte_of_character() -> dict[str, int]:
+    """GPT-2's way of writing bytes as printable characters: character -> byte, in the order of GPT-2's first 256 tokens."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer as RawTokenizer
@@ -17,11 +17,14 @@ from tokenizers import models
 
 from danlu.base.errors import CheckpointError, ConfigError, RequestError
 from danlu.base.storage import write_whole
-from danlu.inputs.bulk import BulkEncoder, byte_of_character
+from danlu.inputs.cutting import byte_of_character
 from danlu.inputs.model_text import ModelText
 from danlu.inputs.pieces import SPACE, UNREACHABLE, sentinel
 from danlu.inputs.spacing import without_spaces
 from danlu.inputs.vocabulary_files import FILE, read_settings, read_vocabulary_file, vocabulary_file
+
+if TYPE_CHECKING:
+    from danlu.inputs.bulk import BulkEncoder
 
 LONG = 2**14  # characters: a matter of milliseconds
 END_OF_TEXT = "<|endoftext|>"
@@ -209,6 +212,8 @@ class Tokenizer:
 
     @cached_property
     def _bulk(self) -> BulkEncoder | None:
+        from danlu.inputs.bulk import BulkEncoder  # late: who answers has no use for tiktoken's megabyte
+
         return BulkEncoder.of(self.raw)
 
     @cached_property

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 
-from danlu.inputs.bulk import KNOWN_PATTERNS, MARK, BulkEncoder, byte_of_character, is_consistent
+from danlu.inputs.bulk import KNOWN_PATTERNS, MARK, BulkEncoder, is_consistent
+from danlu.inputs.cutting import byte_of_character
 
 DIGITS_APART, GPT2, *BY_PATTERN = ("digits apart", "gpt2", *KNOWN_PATTERNS)
 WAYS = [DIGITS_APART, GPT2, *BY_PATTERN]

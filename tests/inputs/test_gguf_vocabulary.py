@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from danlu.base.errors import CheckpointError
-from danlu.data.gguf_header import read_metadata
+from danlu.base.gguf_header import read_header
 from danlu.inputs.cutting import NAMES
 from danlu.inputs.framing import frame_ends
 from danlu.inputs.gguf_fields import write_vocabulary
@@ -94,7 +94,7 @@ def through_file(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    return read_metadata(path)
+    return read_header(path).settings
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -124,9 +124,10 @@ def test_written_and_read_it_gives_the_same_ids(name: str, tmp_path: Path) -> No
 def test_fields_are_those_of_the_format(tmp_path: Path) -> None:
     fields = through_file(write_vocabulary(made("bert"), 610), tmp_path / "a.gguf")
     assert fields["tokenizer.ggml.model"] == "bert"
-    assert fields["tokenizer.ggml.tokens"][:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = list(fields["tokenizer.ggml.tokens"])
+    assert tokens[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert fields["tokenizer.ggml.token_type"][:5] == [3, 2, 3, 3, 3]
-    assert "\u2581furnace" in fields["tokenizer.ggml.tokens"] and "##" not in "".join(fields["tokenizer.ggml.tokens"])
+    assert "\u2581furnace" in tokens and "##" not in "".join(tokens)
     known = {name for name in vars(gguf.Keys.Tokenizer).values() if isinstance(name, str)}
     known |= {f"tokenizer.ggml.{name}" for name in ("cls_token_id", "normalizer.lowercase", "normalizer.strip_accents")}  # llama.cpp's own
     for name in MAKERS:
