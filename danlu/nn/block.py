@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look
+from danlu.nn.dropout import dropout
 from danlu.nn.feedforward import FeedForward, FeedForwardConfig
 from danlu.nn.norm import NormConfig, make_norm
 
@@ -73,5 +73,5 @@ class Block(nn.Module):
         numbers = numbers_of_products(x)
         added = part(norm(x, numbers)) if self.norm_first else part(x.to(numbers))
         if self.dropout and self.training:
-            added = F.dropout(added, self.dropout)
+            added = dropout(added, self.dropout)
         return x + added if self.norm_first else norm(x + added)

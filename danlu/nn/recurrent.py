@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from danlu.nn.dropout import dropout
 from danlu.nn.linear import Linear
 
 Cell = Literal["tanh", "gru", "lstm"]
@@ -57,7 +57,7 @@ class Recurrent(nn.Module):
         if cache is not None:
             cache.keep(torch.cat(state, dim=-1))
         x = torch.stack(outputs, dim=1)
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropout(x, self.dropout) if self.dropout and self.training else x
 
 
 State = tuple[Tensor, ...]  # h, or h and c; each (B, D)
