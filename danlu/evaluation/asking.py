@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from danlu.base.errors import ConfigError, DataError
@@ -10,19 +11,24 @@ from danlu.data.answers import Answer, Refused
 from danlu.data.examples import Example
 from danlu.data.rows import BadRow
 from danlu.data.unanswered import without_answer
-from danlu.evaluation.answerers.choosing import Asking, answerer_of
+from danlu.evaluation.answerers.choosing import Asking, answerer_of, solved_rows
 from danlu.tasks.loading import find_task
 
 
-def task(name: str, model: str, **asking: Any) -> Callable[[Sequence[str | Mapping[str, Any]]], list[Answer]]:
+def task(
+    name: str, model: str, *, examples: str | Path | Sequence[str | Path] = (), shots: int = 0, **asking: Any
+) -> Callable[[Sequence[str | Mapping[str, Any]]], list[Answer]]:
     """A task with a model, ready to be asked: danlu.task("sentiment-zh", "runs/zh")(["很好", "不值"]) gives an Answer for each text.
 
-    What is asked may be texts, or rows with the task's fields. Raises: DataError naming what cannot be answered.
+    What is asked may be texts, or rows with the task's fields. The other keywords are as for `danlu apply`.
+    Raises: DataError naming what cannot be answered.
     """
     wanted = find_task(name)
     if wanted.kind == "retrieve":
         raise ConfigError("retrieve measures how a model finds documents, and answers no single row; use danlu.load(...).embed")
-    answerer = answerer_of(model, wanted, Asking(**asking))
+    solved = (str(examples),) if isinstance(examples, str | Path) else tuple(map(str, examples))
+    shown = solved_rows(model, wanted, shots, solved, bool(wanted.sources))
+    answerer = answerer_of(model, wanted, Asking(**asking, shots=shots, examples=shown, data=solved))
 
     def ask(given: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
         examples: list[Example] = []

@@ -19,7 +19,7 @@ from danlu.base.progress import progress
 from danlu.base.storage import sole, sync_folder
 from danlu.data.sources import find_files
 from danlu.evaluation.answerers.base import Answerer
-from danlu.evaluation.answerers.choosing import Asking, answerer_of, joined, task_of
+from danlu.evaluation.answerers.choosing import Asking, answerer_of, joined, solved_rows, task_of
 from danlu.evaluation.applying import Asked, answer_batch, resume, rows_of
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
@@ -49,9 +49,14 @@ def apply(
     task: str | None = None,
     source: Annotated[str, Parameter(name="--in")],
     out: Path,
+    examples: tuple[str, ...] | str | Path = (),
+    shots: int = 0,
+    shots_by: str = "random",
+    by: str = "sum",
     truncate: bool = False,
     precision: str = "float32",
     threads: int | None = None,
+    seed: int = 0,
     json: bool = False,
 ) -> Applied:
     """Answer every row of a file: one JSON object a row, in the same order, with the row's own fields and an `answer`.
@@ -71,12 +76,23 @@ def apply(
         Rows (.jsonl, .json, .csv, .tsv, .parquet, also .gz and .zst) with the task's fields, its answers left out or not.
     out
         The file to write, .jsonl; it appears once every row is in it.
+    examples
+        Files of solved rows: what a baseline learns from, where the shots in a prompt come from, and which classes a language model
+        chooses among. By default the training part of a task that brings its data.
+    shots
+        Examples in a language model's prompt.
+    shots_by
+        How they are chosen, as for `danlu evaluate`.
+    by
+        How a language model chooses, as for `danlu evaluate`.
     truncate
         Cut texts that the model cannot read whole, and count them, instead of refusing them.
     precision
         As for `danlu evaluate`.
     threads
         CPU threads; all cores unless given.
+    seed
+        Draws the examples in prompts.
     json
         Print one JSON object at the end.
     """
@@ -88,18 +104,21 @@ def apply(
     wanted = find_task(task) if task is not None else task_of(model)
     if wanted.kind == "retrieve":
         raise ConfigError("--task retrieve measures how a model finds documents, and applies to no single row; use danlu.load(...).embed")
-    answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision))
+    solved = (str(examples),) if isinstance(examples, str | Path) else tuple(map(str, examples))
+    prompt: dict[str, Any] = {"shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
+    shown = solved_rows(model, wanted, shots, solved, bool(wanted.sources))
+    answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision, examples=shown, data=solved, **prompt))
     rows = rows_of(source)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
     asked = {"model": model, "task": wanted.name, "in": source, "truncate": truncate, "precision": precision}
     weights = [state for name in joined(model) for state in _state(Path(name))]
-    seen = {"weights": weights, "rows": [_state(file.path) for file in find_files([source])]}
+    seen = {"weights": weights, "rows": [_state(file.path) for file in find_files([source, *solved])]}
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")
     with sole(lock, f"another process is writing {out}; wait until it ends, or choose another --out"):
         if out.exists():
             raise ConfigError(f"{out} was written by another process meanwhile; remove it, or choose another --out")
-        made = _apply(model, wanted, answerer, rows, partial, note, {**asked, **seen}, out)
+        made = _apply(model, wanted, answerer, rows, partial, note, {**asked, "examples": list(solved), **prompt, **seen}, out)
         lock.unlink(missing_ok=True)
     if json:
         print(encoder.dumps(asdict(made), ensure_ascii=False), flush=True)

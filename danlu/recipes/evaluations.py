@@ -13,9 +13,8 @@ from typing import Any
 from danlu.base.errors import ConfigError, DataError
 from danlu.base.run import Run
 from danlu.data.examples import likeness_key
-from danlu.evaluation.answerers.choosing import BASELINE, UNTAUGHT, Asking, answerer_of, joined
+from danlu.evaluation.answerers.choosing import BASELINE, Asking, answerer_of, joined, solved_rows
 from danlu.evaluation.answerers.ensemble import Members
-from danlu.evaluation.answerers.prompting import Prompted
 from danlu.evaluation.comparing import compare as compare_evaluations
 from danlu.evaluation.evaluated import EVALUATION, Evaluation, read_evaluation
 from danlu.evaluation.measure import measure
@@ -23,8 +22,6 @@ from danlu.reports.evaluation import write_comparison, write_report
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
 from danlu.tasks.parts import Part, licence_of, read_part, stream_part
-
-PROMPT: dict[str, Any] = {"shots": 0, "shots_by": "random", "by": "sum"}  # what is asked unless something else is
 
 
 def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, Any], rows: Mapping[str, Any], json: bool) -> Evaluation:
@@ -36,12 +33,10 @@ def measure_task(model: str, name: str, out: Path | None, asking: Mapping[str, A
         part = "all"  # there is no part that nobody may train on: what a run has seen is named below
     folder = out or _folder(model, task, asking, rows)
     folder.mkdir(parents=True, exist_ok=True)  # a name that cannot be one is told before the work
-    training = _shown(task, rows, asking, model)
-    how = Asking(**asking, examples=tuple(training), data=data)
+    training = solved_rows(model, task, asking["shots"], rows["examples"], not data)
+    how = Asking(**asking, examples=training, data=data)
     apart = bool(rows["examples"]) or task.test_share not in (0, 1)  # else a baseline's examples are the measured rows themselves
     answerer = answerer_of(model, task, how)
-    if not isinstance(answerer, Prompted) and {key: asking[key] for key in PROMPT} != PROMPT:
-        raise ConfigError(f"--shots, --shots-by and --by are for language models; {answerer.name} answers {task.kind} without a prompt")
     if hasattr(answerer, "fit"):  # it searches among all
         answerer.fit(read_part(task, data, part).records)
     found = measure(
@@ -109,20 +104,6 @@ def flat(found: Evaluation, report: Path) -> dict[str, Any]:
         "report": str(report),
         "folder": str(report.parent),
     }
-
-
-def _shown(task: Task, rows: Mapping[str, Any], asking: Mapping[str, Any], model: str) -> list[Any]:
-    """Examples that a baseline learns from, or that stand in a prompt; those of a task that only measures are its own rows."""
-    learns = BASELINE in joined(model) and task.kind not in UNTAUGHT
-    if not learns and (model == BASELINE or not asking["shots"]):
-        if rows["examples"]:
-            raise ConfigError(f"--examples came as {', '.join(rows['examples'])}, and nothing here learns from them; give --shots too")
-        return []
-    if rows["examples"]:
-        return list(read_part(task, rows["examples"], "all").records)
-    if rows["data"]:
-        raise ConfigError("--shots and baseline learn from solved rows, and beside --data there are none: give them with --examples FILE")
-    return list(read_part(task, (), "all" if task.test_share in (0, 1) else "train").records)
 
 
 def _folder(model: str, task: Task, asking: Mapping[str, Any], rows: Mapping[str, Any]) -> Path:

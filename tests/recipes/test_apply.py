@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,34 @@ def test_a_killed_run_goes_on_behind_the_last_row_and_comes_to_the_same(run: str
     assert made.rows == whole.rows == count and 0 < made.skipped < count
     for ours, theirs in zip(read(tmp_path / "out.jsonl"), read(tmp_path / "whole.jsonl"), strict=True):
         assert ours["text"] == theirs["text"] and ours["answer"]["label"] == theirs["answer"]["label"]  # type: ignore[index]
+
+
+def test_a_baseline_learns_from_rows_that_are_given_and_joins_a_model(run: str, tmp_path: Path) -> None:
+    solved, asked = tmp_path / "solved.jsonl", tmp_path / "in.jsonl"
+    solved.write_text("\n".join(json.dumps({"text": f"{label} {n}", "label": label}) for n in range(20) for label in ("old", "new")))
+    asked.write_text('{"text": "old 3"}\n{"text": "new 河"}')
+    for name in ("baseline", f"{run}+baseline"):
+        danlu.apply(name, task="classify", source=str(asked), out=tmp_path / f"{len(name)}.jsonl", examples=solved)
+        assert [row["answer"]["label"] for row in read(tmp_path / f"{len(name)}.jsonl")] == ["old", "new"]  # type: ignore[index]
+    assert [answer.label for answer in danlu.task("classify", "baseline", examples=solved)(["new 3", "old"])] == ["new", "old"]
+    with pytest.raises(ConfigError, match="give them with --examples FILE"):
+        danlu.apply("baseline", task="classify", source=str(asked), out=tmp_path / "out.jsonl")
+    with pytest.raises(ConfigError, match="nothing here learns from them"):
+        danlu.apply(run, source=str(asked), out=tmp_path / "out.jsonl", examples=solved)
+    with pytest.raises(ConfigError, match="for one language model"):
+        danlu.apply("baseline", task="classify", source=str(asked), out=tmp_path / "out.jsonl", examples=solved, shots=2)
+    with pytest.raises(ConfigError, match="nowhere"):
+        danlu.apply("baseline", task="classify", source=str(asked), out=tmp_path / "out.jsonl", examples=tmp_path / "nowhere.jsonl")
+
+
+def test_a_language_model_answers_by_the_examples_in_its_prompt(tmp_path: Path) -> None:
+    solved, asked = tmp_path / "solved.jsonl", tmp_path / "in.jsonl"
+    rows = [{"text": f"car {number} is {colour}", "label": colour} for number in range(5) for colour in ("red", "blue")]
+    solved.write_text("\n".join(map(json.dumps, rows)))
+    asked.write_text('{"text": "car 7 is blue"}\n{"text": "car 8 is red"}')
+    how: dict[str, Any] = {"task": "classify", "source": str(asked), "examples": solved, "shots_by": "balanced"}
+    made = danlu.apply("smollm2-135m-instruct", **how, out=tmp_path / "out.jsonl", shots=8)
+    assert made.answered == 2 and [row["answer"]["label"] for row in read(tmp_path / "out.jsonl")] == ["blue", "red"]  # type: ignore[index]
 
 
 def test_a_task_with_a_model_is_asked_like_a_function(run: str) -> None:

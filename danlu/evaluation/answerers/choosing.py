@@ -47,14 +47,36 @@ class Asking:
         check_precision(self.precision)
 
 
+def solved_rows(model: str, task: Task, shots: int, given: tuple[str, ...], brings: bool) -> tuple[Example, ...]:
+    """Examples that a baseline learns from, or that stand in a prompt: those of the files that were given, else, if the task `brings`
+    rows beside what is asked, its training part; those of a task that only measures are its own rows.
+
+    Raises: ConfigError if files were given to nobody who learns from them, or there are none for who does; what reading raises.
+    """
+    if not shots and (BASELINE not in joined(model) or task.kind in UNTAUGHT):
+        if given:
+            raise ConfigError(f"--examples came as {', '.join(given)}, and nothing here learns from them; give --shots too")
+        return ()
+    if given:
+        return tuple(read_part(task, given, "all").records)
+    if not brings:
+        raise ConfigError("--shots and baseline learn from solved rows, and beside yours there are none: give them with --examples FILE")
+    return tuple(read_part(task, (), "all" if task.test_share in (0, 1) else "train").records)
+
+
 def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
-    """Who answers a task for a model's name. Raises: ConfigError if the model cannot; what loading raises."""
+    """Who answers a task for a model's name. Raises: ConfigError if the model cannot, or not in that way; what loading raises."""
+    answerer = _answerer_of(model, task, asking)
+    if not isinstance(answerer, Prompted) and (asking.shots, asking.shots_by, asking.by) != (Asking.shots, Asking.shots_by, Asking.by):
+        raise ConfigError(f"--shots, --shots-by and --by are for one language model; {answerer.name} answers {task.kind} without a prompt")
+    return answerer
+
+
+def _answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
     names = joined(model)
     if len(names) > 1:
         if task.kind == "retrieve":
             raise ConfigError(f"{model} names several models, and the ranks of several are not put together; name one")
-        if asking.shots or asking.shots_by != "random" or asking.by != "sum":
-            raise ConfigError("--shots, --shots-by and --by are for one language model; models that are joined are asked without them")
         return Ensemble(model, [answerer_of(name, task, asking) for name in names], [1.0] * len(names))
     members = Members.read(Path(model))
     if members is not None:
