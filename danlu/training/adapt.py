@@ -8,13 +8,17 @@ from typing import Any
 from torch import nn
 
 from danlu.base.errors import ConfigError
+from danlu.data.examples import Kind
 from danlu.models.adapters import add_lora, base_digest
 from danlu.models.loading import Loaded, locate
 from danlu.models.peft import Adapter, is_adapter
 from danlu.nn.lora import adapted, is_added
 from danlu.training.config import Options
 
-LORA_RATE = 10  # times the rate of all weights. Source: Schulman et al. 2025, "LoRA without regret"
+# Times the rate at which a model's weights go on learning text; measured: bench/rates.py, docs/experiments.md.
+FRESH_HEAD: dict[Kind, float] = {"classify": 2.0, "regress": 2.0, "label": 3.0, "span": 3.0}  # kinds that a head of fresh weights answers
+HEAD_RATE = 50.0  # on top of that, where nothing else learns
+LORA_RATE, LORA_BESIDE_HEAD = 10.0, 15.0  # on top of that, for two thin matrices. Source: Schulman et al. 2025, "LoRA without regret": ten
 ANSWERS = ("classes_dense", "classes", "labels", "spans")  # heads of tasks: they learn beside lora, as in peft
 HEADS = ("head", "bias", "words", "next_sentence", "pooler", *ANSWERS)
 
@@ -54,6 +58,21 @@ def adapt(loaded: Loaded, wish: Options) -> Loaded:
         learning |= _last_names(module, int(wish.adapt.removeprefix("last:")))
     _learn_only(module, lambda name: name in learning)
     return loaded
+
+
+def rate_factor(adapt: str, kind: Kind | None, blocks: int) -> float:
+    """How many times the rate of all weights on text is right for this way of adapting; `kind` is a task's, None that of text.
+
+    Where some of the blocks learn, the rate is as many times larger as they are fewer.
+    """
+    factor = 1.0 if kind is None else FRESH_HEAD.get(kind, 1.0)
+    if adapt == "lora":
+        return factor * (LORA_BESIDE_HEAD if kind in FRESH_HEAD else LORA_RATE)
+    if kind in FRESH_HEAD and adapt == "head":
+        return HEAD_RATE * factor
+    if kind in FRESH_HEAD and adapt != "all":
+        return factor * max(1.0, blocks / int(adapt.removeprefix("last:")))
+    return factor
 
 
 def head_names(module: nn.Module) -> set[str]:

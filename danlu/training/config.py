@@ -55,7 +55,11 @@ class Options:
         "auto",
         "sgd (give it a --rate near 0.1), adam, adamw; muon: for blocks' matrices, adamw for the rest; auto: muon from scratch, else adamw",
     )
-    rate: float | None = option(None, "the highest rate (of adamw where muon has its own); by default it follows from the model's width")
+    rate: float | None = option(
+        None,
+        "the highest rate (of adamw where muon has its own); by default it follows from the model's width, the task and how much of the "
+        "model learns",
+    )
     schedule: str = option(
         "linear", "how the rate falls after warm-up: linear, cosine, exponential, wsd (only in the run's last fifth), or constant"
     )

@@ -33,7 +33,7 @@ from danlu.models.starting import configuration, count_weights, family_of_size, 
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
 from danlu.tasks.parts import read_part
-from danlu.training.adapt import LORA_RATE, adapt
+from danlu.training.adapt import adapt, rate_factor
 from danlu.training.config import Options, TrainingConfig, read_sources
 from danlu.training.memory import fitted
 from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken, Objective, SpanCorruption
@@ -41,7 +41,6 @@ from danlu.training.objective import TEXTS, FromExamples, MaskedWords, NextToken
 NEVER_LEARNT = ("choice", "retrieve")  # kinds that only measure
 ROWS, FEWEST_ROWS = 32, 8  # examples a step
 STEPS_AN_EPOCH = 100  # at least, while a step has more than the fewest rows
-FINE_RATE: dict[Kind, float] = {"span": 3.0, "label": 3.0}  # times the rate of other kinds; measured: docs/experiments.md
 PART_TOKENS = 2**14  # computed at once at most, unless asked for otherwise: more is no faster
 VALIDATION = 0.1  # share of the examples
 MOST_REFUSED = 0.1  # share of conversations that a chat template may refuse
@@ -147,7 +146,8 @@ def _settings(family: Family, shape: Any, wish: Options, scratch: bool, rows: in
     step_rows = wish.batch_rows if wish.batch_rows is not None else rows or max(1, defaults.batch_tokens // context)
     parts = max(1, min(step_rows, -(-step_rows * context // PART_TOKENS)))
     optimizer = ("muon" if scratch else "adamw") if wish.optimizer == "auto" else wish.optimizer
-    factor = LORA_RATE if wish.adapt == "lora" else FINE_RATE.get(kind, 1.0) if kind is not None and not scratch else 1.0
+    blocks = getattr(shape, "num_layers", 1)  # an encoder-decoder, which has them twice, answers in words
+    factor = 1.0 if scratch else rate_factor(wish.adapt, kind, blocks)
     factor *= defaults.beside_muon if optimizer == "muon" else 1.0
     return TrainingConfig.of(
         wish,

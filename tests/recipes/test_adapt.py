@@ -17,6 +17,7 @@ import danlu
 from danlu.base.errors import CheckpointError, ConfigError
 from danlu.base.run import Run
 from danlu.models.loading import load_model
+from danlu.training.adapt import rate_factor
 
 OPTIONS: dict[str, Any] = {"precision": "float32", "threads": 1, "batch_rows": 2, "context_length": 32}
 LORA: dict[str, Any] = OPTIONS | {"adapt": "lora", "lora_rank": 4}
@@ -147,3 +148,27 @@ def test_a_recurrent_network_has_nothing_for_lora(base: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="has no attention"):
         danlu.train(made.run, name="x", adapt="lora", **given)
     danlu.train(made.run, name="y", adapt="last:1", **given)
+
+
+@pytest.mark.parametrize(
+    ("adapt", "kind", "factor"),
+    [
+        ("all", None, 1), ("lora", None, 10), ("last:2", None, 1), ("head", "chat", 1), ("lora", "chat", 10), ("all", "classify", 2),
+        ("all", "span", 3), ("lora", "classify", 30), ("last:6", "classify", 2), ("last:2", "label", 9), ("last:9", "regress", 2),
+        ("head", "classify", 100),
+    ],
+)  # fmt: skip
+def test_the_less_learns_the_larger_the_rate(adapt: str, kind: Any, factor: float) -> None:
+    assert rate_factor(adapt, kind, 6) == pytest.approx(factor)
+
+
+def test_a_head_alone_learns_at_its_own_rate(tmp_path: Path) -> None:
+    """At the rate of all weights, which it had once, it hardly begins in as many steps."""
+    rows = [{"text": f"The {word} number {i} is here.", "label": label} for i in range(16) for label, word in KINDS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given: dict[str, Any] = {"task": "classify", "adapt": "head", "steps": 40, "data": tmp_path / "rows.jsonl", "runs": tmp_path}
+    losses = [danlu.train("minilm-l6", name=f"{rate}", rate=rate, **given).train_loss_nats for rate in (None, 5.5e-5)]
+    assert losses[0] < 0.05 < 0.8 < losses[1]
+
+
+KINDS = (("animal", "horse"), ("animal", "dog"), ("tool", "hammer"), ("tool", "saw"), ("food", "bread"), ("food", "soup"))
