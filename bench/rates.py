@@ -4,8 +4,8 @@ python -m bench.rates [TASK ...] [--adapt WAY ...] [--rates RATE ...] [--steps N
 
 sentiment-en and topics-en, all ways at four rates each, unless given; half an hour on two cores.
 
-All begin from minilm-l6 and take 150 steps (or N) of 32 rows, cut at LENGTH tokens. The test part is not looked at. Prints one JSON object a
-training: loss in nats and accuracy of the tenth that was held out.
+All begin from minilm-l6 and take 150 steps (or N) of 32 rows, cut at LENGTH tokens. The test part is not looked at. Prints one JSON object
+a training: loss in nats and accuracy of the tenth that was held out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main() -> None:
                             seed=asked.seed, runs=folder, name=f"{task}-{way}-{rate:g}".replace(":", "-"),
                         )  # fmt: skip
                     told = {"loss": round(made.val_loss_nats or 0, 4), "accuracy": made.val_accuracy, "seconds": made.wall_seconds}
-                    print(json.dumps({"task": task, "adapt": way, "rate": rate, "steps": asked.steps, "seed": asked.seed} | told), flush=True)
+                    given = {"task": task, "adapt": way, "rate": rate, "steps": asked.steps, "seed": asked.seed}
+                    print(json.dumps(given | told), flush=True)
 
 
 if __name__ == "__main__":
