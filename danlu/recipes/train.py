@@ -42,6 +42,7 @@ from danlu.training.watch import Watch
 
 OPTIONS = tuple(field.name for field in fields(Options))
 EXTENT = ("steps", "budget", "epochs")
+CHOSEN = ("rate", "warmup", "clip", "batch_rows", "accumulate")  # options that follow from model, data and machine unless asked for
 VALIDATION = 0.1  # of a budget: as long the last look at a text that was held out may take, on top
 BACK_AND_FORTH = 3  # passes forward that a step of training costs as much as
 LEAST_TOKENS = 4096
@@ -184,7 +185,7 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
     torch.manual_seed(wish.seed)
     device = choose_device()
     with team.in_turn():  # the leader prepares raw text, the others find it prepared
-        loaded, lesson, config = teach(start, wish, run.data)
+        loaded, lesson, config = teach(start, _as_begun(run, wish), run.data)
     module = loaded.module.to(device)
     set_habits(module, dropout=config.dropout, recompute=config.recompute)
     if config.patience and lesson.held_out is None:
@@ -262,6 +263,12 @@ def _train(run: Run, start: str, wish: Options, began: float, checkpoint_every: 
         if team.leads:
             _tell(result, watch, measured.get("tokens_in_all"))
     return result
+
+
+def _as_begun(run: Run, wish: Options) -> Options:
+    """What was asked, and what the run chose by itself when it began: another version, or less free memory, may choose otherwise."""
+    chosen = run.manifest.get("training", {}) if run.manifest_file.is_file() else {}
+    return replace(wish, **{name: chosen[name] for name in CHOSEN if name in chosen and getattr(wish, name) is None})
 
 
 def _goal(wish: Options, loaded: Loaded, lesson: Lesson) -> Goal | None:

@@ -242,3 +242,17 @@ def test_a_name_that_is_a_path_is_refused(name: str, text: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match="--name came as"):
         danlu.train("gpt/nano", name=name or " ", data=text, steps=1, runs=tmp_path / "runs")
     assert list(tmp_path.rglob("config.json")) == []
+
+
+def test_a_run_goes_on_with_what_it_chose_when_it_began(text: Path, tmp_path: Path) -> None:
+    """Another version may have other defaults: what a run began with is in its manifest."""
+    options: dict[str, Any] = {"data": str(text), "runs": tmp_path, "threads": 1, "precision": "float32", "schedule": "constant"}
+    first = danlu.train("gpt/nano", name="a", steps=4, context_length=32, **options)
+    run = Run(Path(first.run))
+    begun = run.manifest
+    run.write_manifest(begun | {"training": begun["training"] | {"rate": begun["training"]["rate"] / 8, "batch_rows": 3, "accumulate": 3}})
+    danlu.train(first.run, resume=True, steps=6)
+    rows = [row for row in run.metrics() if "rate" in row]
+    assert rows[-1]["step"] == 6 and rows[-1]["rate"] == pytest.approx(rows[3]["rate"] / 8)
+    assert rows[-1]["tokens"] - rows[-2]["tokens"] == 3 * 32
+    assert run.manifest["training"]["accumulate"] == 3 and run.manifest["settings"]["rate"] is None
