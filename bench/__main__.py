@@ -2,7 +2,8 @@
 
 python -m bench [NAME ...]
 
-Apart, since they want something: bench.finetune (files of reviews), bench.baselines (the tasks' data, which it fetches), bench.lm_eval
+Apart: bench.rates (half an hour). And, since they want something: bench.finetune (files of reviews), bench.baselines (the tasks' data,
+which it fetches), bench.lm_eval
 (an environment that holds lm-eval), bench.peers and bench.four_bits (other engines), nanoGPT in bench.loss_in_time (a clone of it).
 """
 

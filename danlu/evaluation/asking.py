@@ -11,12 +11,12 @@ from danlu.data.answers import Answer, Refused
 from danlu.data.examples import Example
 from danlu.data.rows import BadRow
 from danlu.data.unanswered import without_answer
-from danlu.evaluation.answerers.choosing import Asking, answerer_of, solved_rows
+from danlu.evaluation.answerers.choosing import answerer_taught_by
 from danlu.tasks.loading import find_task
 
 
 def task(
-    name: str, model: str, *, examples: str | Path | Sequence[str | Path] = (), shots: int = 0, **asking: Any
+    name: str, model: str, *, examples: str | Path | Sequence[str | Path] = (), **asking: Any
 ) -> Callable[[Sequence[str | Mapping[str, Any]]], list[Answer]]:
     """A task with a model, ready to be asked: danlu.task("sentiment-zh", "runs/zh")(["很好", "不值"]) gives an Answer for each text.
 
@@ -26,9 +26,7 @@ def task(
     wanted = find_task(name)
     if wanted.kind == "retrieve":
         raise ConfigError("retrieve measures how a model finds documents, and answers no single row; use danlu.load(...).embed")
-    solved = (str(examples),) if isinstance(examples, str | Path) else tuple(map(str, examples))
-    shown = solved_rows(model, wanted, shots, solved, bool(wanted.sources))
-    answerer = answerer_of(model, wanted, Asking(**asking, shots=shots, examples=shown, data=solved))
+    answerer = answerer_taught_by(model, wanted, examples, **asking)
 
     def ask(given: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
         examples: list[Example] = []

@@ -19,7 +19,7 @@ from danlu.base.progress import progress
 from danlu.base.storage import sole, sync_folder
 from danlu.data.sources import find_files
 from danlu.evaluation.answerers.base import Answerer
-from danlu.evaluation.answerers.choosing import Asking, answerer_of, joined, solved_rows, task_of
+from danlu.evaluation.answerers.choosing import answerer_taught_by, joined, task_of
 from danlu.evaluation.applying import Asked, answer_batch, resume, rows_of
 from danlu.tasks.base import Task
 from danlu.tasks.loading import find_task
@@ -77,8 +77,8 @@ def apply(
     out
         The file to write, .jsonl; it appears once every row is in it.
     examples
-        Files of solved rows: what a baseline learns from, where the shots in a prompt come from, and which classes a language model
-        chooses among. By default the training part of a task that brings its data.
+        Files of solved rows: what a baseline learns from, or where the shots in a prompt, and the classes to choose among, come from.
+        By default the training part of a task that brings its data.
     shots
         Examples in a language model's prompt.
     shots_by
@@ -106,8 +106,7 @@ def apply(
         raise ConfigError("--task retrieve measures how a model finds documents, and applies to no single row; use danlu.load(...).embed")
     solved = (str(examples),) if isinstance(examples, str | Path) else tuple(map(str, examples))
     prompt: dict[str, Any] = {"shots": shots, "shots_by": shots_by, "by": by, "seed": seed}
-    shown = solved_rows(model, wanted, shots, solved, bool(wanted.sources))
-    answerer = answerer_of(model, wanted, Asking(truncate=truncate, precision=precision, examples=shown, data=solved, **prompt))
+    answerer = answerer_taught_by(model, wanted, solved, truncate=truncate, precision=precision, **prompt)
     rows = rows_of(source)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
     asked = {"model": model, "task": wanted.name, "in": source, "truncate": truncate, "precision": precision}

@@ -162,6 +162,9 @@ def test_the_less_learns_the_larger_the_rate(adapt: str, kind: Any, factor: floa
     assert rate_factor(adapt, kind, 6) == pytest.approx(factor)
 
 
+KINDS = (("animal", "horse"), ("animal", "dog"), ("tool", "hammer"), ("tool", "saw"), ("food", "bread"), ("food", "soup"))
+
+
 def test_a_head_alone_learns_at_its_own_rate(tmp_path: Path) -> None:
     """At the rate of all weights, which it had once, it hardly begins in as many steps."""
     rows = [{"text": f"The {word} number {i} is here.", "label": label} for i in range(16) for label, word in KINDS]
@@ -169,6 +172,3 @@ def test_a_head_alone_learns_at_its_own_rate(tmp_path: Path) -> None:
     given: dict[str, Any] = {"task": "classify", "adapt": "head", "steps": 40, "data": tmp_path / "rows.jsonl", "runs": tmp_path}
     losses = [danlu.train("minilm-l6", name=f"{rate}", rate=rate, **given).train_loss_nats for rate in (None, 5.5e-5)]
     assert losses[0] < 0.05 < 0.8 < losses[1]
-
-
-KINDS = (("animal", "horse"), ("animal", "dog"), ("tool", "hammer"), ("tool", "saw"), ("food", "bread"), ("food", "soup"))

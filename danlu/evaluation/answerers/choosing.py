@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def solved_rows(model: str, task: Task, shots: int, given: tuple[str, ...], brin
     if not brings:
         raise ConfigError("--shots and baseline learn from solved rows, and beside yours there are none: give them with --examples FILE")
     return tuple(read_part(task, (), "all" if task.test_share in (0, 1) else "train").records)
+
+
+def answerer_taught_by(model: str, task: Task, examples: str | Path | Sequence[str | Path], **asking: Any) -> Answerer:
+    """Who answers rows that nobody solved; `examples` are files of solved ones, the other keywords are the fields of Asking.
+
+    Raises: as solved_rows and answerer_of.
+    """
+    given = (str(examples),) if isinstance(examples, str | Path) else tuple(map(str, examples))
+    shown = solved_rows(model, task, asking.get("shots", 0), given, bool(task.sources))
+    return answerer_of(model, task, Asking(**asking, examples=shown, data=given))
 
 
 def answerer_of(model: str, task: Task, asking: Asking) -> Answerer:
