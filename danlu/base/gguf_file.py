@@ -10,13 +10,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import gguf
 import numpy as np
 import torch
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
 from danlu.base.gguf_header import ALIGNMENT, ARRAY, SCALARS, STRING, VERSIONS, Cut, read_header
+from danlu.base.gguf_kinds import Kind, kind_named, kind_of, packed, unpacked
 from danlu.base.memory import let_go
 from danlu.base.storage import write_whole
 from danlu.base.weights import Tensors
@@ -30,7 +30,7 @@ class Stored:
     """Where one tensor lies in the file."""
 
     shape: tuple[int, ...]
-    kind: gguf.GGMLQuantizationType
+    kind: Kind
     start: int
     num_bytes: int
 
@@ -61,31 +61,29 @@ def placed(name: str, shape: tuple[int, ...], kind: int, start: int, file_size: 
     Raises: Cut if the type is unknown, if blocks are not full, or if it ends behind the file.
     """
     try:
-        quantization = gguf.GGMLQuantizationType(kind)
+        known = kind_of(kind)
     except ValueError:
         raise Cut(f"tensor {name!r} is of unknown type {kind}") from None
-    block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
-    if not shape or shape[-1] % block:
-        raise Cut(f"tensor {name!r} of shape {shape} does not fill whole blocks of {block}")
-    num_bytes = prod(shape) // block * block_bytes
+    if not shape or shape[-1] % known.block:
+        raise Cut(f"tensor {name!r} of shape {shape} does not fill whole blocks of {known.block}")
+    num_bytes = prod(shape) // known.block * known.num_bytes
     if start + num_bytes > file_size:
         raise Cut(f"tensor {name!r} ends at byte {start + num_bytes} of {file_size}")
-    return Stored(shape, quantization, start, num_bytes)
+    return Stored(shape, known, start, num_bytes)
 
 
 def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Callable[[], Tensor]:
     """What reads one tensor as float32 when it is called."""
 
     def read() -> Tensor:
-        block, block_bytes = gguf.GGML_QUANT_SIZES[place.kind]
-        width, packed_width = place.shape[-1], place.shape[-1] // block * block_bytes
-        packed = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start).reshape(-1, packed_width)
-        values = np.empty((len(packed), width), dtype=np.float32)
+        width, packed_width = place.shape[-1], place.shape[-1] // place.kind.block * place.kind.num_bytes
+        lying = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start).reshape(-1, packed_width)
+        values = np.empty((len(lying), width), dtype=np.float32)
         rows = max(1, AT_ONCE // max(width, 1))  # a part at a time: the steps between take several times its memory
         try:
             with np.errstate(all="ignore"):  # a damaged scale is infinite, which the weights show soon enough
-                for start in range(0, len(packed), rows):
-                    values[start : start + rows] = gguf.dequantize(packed[start : start + rows], place.kind)
+                for start in range(0, len(lying), rows):
+                    values[start : start + rows] = unpacked(lying[start : start + rows], place.kind)
         except (NotImplementedError, ValueError) as error:
             raise CheckpointError(f"{file}: tensor {name!r} of type {place.kind.name} cannot be read ({error})") from None
         let_go(data)  # a tensor is read once; and the system maps its neighbours' pages along
@@ -98,8 +96,8 @@ def bytes_reader(data: mmap.mmap, place: Stored) -> Callable[[], Tensor]:
     """What reads one matrix as it is packed when it is called. Shape: (N, bytes of a row), uint8."""
 
     def read() -> Tensor:
-        packed = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start)
-        found = torch.from_numpy(packed.reshape(place.shape[0], -1).copy())
+        lying = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start)
+        found = torch.from_numpy(lying.reshape(place.shape[0], -1).copy())
         let_go(data)  # a tensor is read once; and the system maps its neighbours' pages along
         return found
 
@@ -115,23 +113,22 @@ def write_gguf(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tu
     """
     settings = b"".join(_text_bytes(key) + _value_bytes(value) for key, value in metadata.items())
     entries, end = b"", 0
-    for name, (tensor, kind) in tensors.items():
-        quantization, shape = gguf.GGMLQuantizationType[kind], tuple(tensor.shape)
-        entries += _text_bytes(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)) + struct.pack("<IQ", quantization, end)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
-        end = _aligned(end + prod(shape) // block * block_bytes)
+    for name, (tensor, wish) in tensors.items():
+        kind, shape = kind_named(wish), tuple(tensor.shape)
+        entries += _text_bytes(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)) + struct.pack("<IQ", kind.number, end)
+        end = _aligned(end + prod(shape) // kind.block * kind.num_bytes)
     header = b"GGUF" + struct.pack("<IQQ", VERSIONS[-1], len(tensors), len(metadata)) + settings + entries
 
     def write(opened: BinaryIO) -> None:
         opened.write(header.ljust(_aligned(len(header)), b"\0"))
-        for name, (tensor, kind) in tensors.items():
+        for name, (tensor, wish) in tensors.items():
             try:
                 with np.errstate(over="raise"):
-                    packed = gguf.quantize(tensor.detach().float().cpu().numpy(), gguf.GGMLQuantizationType[kind])
+                    blocks = packed(tensor.detach().float().cpu().numpy(), kind_named(wish))
             except FloatingPointError as error:
-                raise CheckpointError(f"the tensor {name} does not fit {kind} ({error}); write F32 instead") from None
-            opened.write(np.ascontiguousarray(packed).data)
-            opened.write(bytes(_aligned(packed.nbytes) - packed.nbytes))
+                raise CheckpointError(f"the tensor {name} does not fit {wish} ({error}); write F32 instead") from None
+            opened.write(np.ascontiguousarray(blocks).data)
+            opened.write(bytes(_aligned(blocks.nbytes) - blocks.nbytes))
 
     write_whole(file, write)
 

@@ -9,13 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from danlu.base.errors import CheckpointError
 from danlu.base.gguf_file import Stored, placed, tensor_reader
 from danlu.base.gguf_header import Cursor, Cut
+from danlu.base.gguf_kinds import F32, Q4_0
 from danlu.base.weights import Tensors
 
 MAGIC, VERSION = b"E5S1", 1
@@ -24,7 +24,7 @@ SIZES = (
     "type_vocab_size",
 )  # fmt: skip
 CONTROLS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
-KINDS = {0: gguf.GGMLQuantizationType.F32, 1: gguf.GGMLQuantizationType.Q4_0}  # the file's number of a type -> GGML's
+KINDS = {0: F32, 1: Q4_0}  # by the file's number of a type
 LEAST_ENTRY_BYTES = 23  # of a tensor in the directory, its name empty
 
 # The file's names -> BertModel's; every matrix is followed by its bias, every norm's weight too.
@@ -115,7 +115,7 @@ def _read_header(cursor: Cursor) -> _Header:
     epsilon, block = cursor.number("f"), cursor.number("i")
     if min(sizes.values()) < 1 or sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise Cut(f"sizes {', '.join(map(str, sizes.values()))} came, expected whole heads and none below 1")
-    if not 0 < epsilon < 1 or block != gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q4_0][0]:
+    if not 0 < epsilon < 1 or block != Q4_0.block:
         raise Cut(f"an epsilon of {epsilon:g} and blocks of {block} came, expected a small number and 32")
     count = cursor.number("i")
     controls = {name: cursor.number("i") for name in CONTROLS}
@@ -155,7 +155,7 @@ def _read_directory(cursor: Cursor, sizes: dict[str, int]) -> dict[str, Stored]:
         if name not in expected or kind not in KINDS:
             raise Cut(f"tensor {name[:40]!r} of type {kind} came, expected {', '.join(expected)[:80]}... of type 0 or 1")
         own, shape = expected.pop(name)
-        place = placed(name, shape, KINDS[kind], start, file_size)
+        place = placed(name, shape, KINDS[kind].number, start, file_size)
         if (values, num_bytes) != (np.prod(shape, dtype=object), place.num_bytes):
             raise Cut(f"tensor {name!r} came with {values} values in {num_bytes} bytes, expected shape {shape} in {place.num_bytes}")
         stored[own] = place

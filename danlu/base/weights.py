@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from danlu.base.errors import CheckpointError
@@ -83,6 +81,8 @@ def open_file(file: Path) -> Tensors:
 
     Raises: CheckpointError if it is not there or damaged.
     """
+    from safetensors import SafetensorError, safe_open  # late: who serves another format has no use for its megabyte
+
     try:
         opened = safe_open(file, framework="pt")
         return Tensors({name: _reader(opened, name) for name in opened.keys()}, file)  # noqa: SIM118
@@ -99,6 +99,9 @@ def save_safetensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[s
 
     Raises: OSError if the disk is full or fails.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file, metadata=metadata or {"format": "pt"})
     except SafetensorError as error:  # the library wraps what the disk said
