@@ -183,7 +183,7 @@ int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 3; }
+int32_t danlu_layers() { return 4; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -207,14 +207,14 @@ int32_t danlu_nats(int32_t half, int64_t rows, int64_t words, const void* logits
 // Rows whose gradients of weights are summed together: a norm's `sums` has room for so many parts of them.
 int64_t danlu_norm_part() { return danlu::NORM_PART; }
 
-// Rows of x normalised and weighed: `y` and `found` are made.
+// Rows of x, or of x and what is added to it, normalised and weighed: `y`, `found` and, of two, `total` are made.
 void danlu_norm(const danlu::NormRows* norm, int32_t threads) {
-    danlu::parts_by(*norm, threads, [&](auto x, auto y, int64_t part) { danlu::norm_part<x, y>(*norm, part); });
+    danlu::parts_by(*norm, threads, [&](auto x, auto added, auto y, int64_t part) { danlu::norm_part<x, added, y>(*norm, part); });
 }
 
-// Its gradients, given that of `y`: `x_back` and `sums` are made.
+// Its gradients, given that of `y` and, if there is one, of `total`: `x_back`, `sums` and, where asked for, `added_back` are made.
 void danlu_norm_back(const danlu::NormRows* norm, int32_t threads) {
-    danlu::parts_by(*norm, threads, [&](auto x, auto y, int64_t part) { danlu::norm_part_back<x, y>(*norm, part); });
+    danlu::parts_by(*norm, threads, [&](auto x, auto added, auto y, int64_t part) { danlu::norm_part_back<x, added, y>(*norm, part); });
 }
 
 // Whether pairs of bfloat16 are multiplied by an instruction of their own here.

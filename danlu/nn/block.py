@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from danlu.nn.attention import Attention, AttentionConfig, KeyValue, LayerCache, Look
 from danlu.nn.dropout import dropout
 from danlu.nn.feedforward import FeedForward, FeedForwardConfig
-from danlu.nn.norm import NormConfig, make_norm
+from danlu.nn.norm import NormConfig, make_norm, sum_normed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +63,19 @@ class Block(nn.Module):
         return self._forward(x, look, cache, source, source_look)
 
     def _forward(self, x: Tensor, look: Look, cache: LayerCache | None, source: KeyValue | None, source_look: Look | None) -> Tensor:
-        x = self._add(x, self.attention_norm, lambda y: self.attention(y, look, cache))
+        parts: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = [(self.attention_norm, lambda y: self.attention(y, look, cache))]
         if self.cross is not None and self.cross_norm is not None:
             cross = self.cross
-            x = self._add(x, self.cross_norm, lambda y: cross(y, source_look or Look(), source=source))
-        return self._add(x, self.feedforward_norm, self.feedforward)
+            parts.append((self.cross_norm, lambda y: cross(y, source_look or Look(), source=source)))
+        parts.append((self.feedforward_norm, self.feedforward))
+        numbers, added = numbers_of_products(x), None
+        for norm, part in parts:
+            if self.norm_first:
+                x, y = sum_normed(norm, x, added, numbers)
+                added = self._dropped(part(y))
+            else:
+                _, x = sum_normed(norm, x, self._dropped(part(x.to(numbers))), x.dtype)
+        return x if added is None else x + added
 
-    def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        numbers = numbers_of_products(x)
-        added = part(norm(x, numbers)) if self.norm_first else part(x.to(numbers))
-        if self.dropout and self.training:
-            added = dropout(added, self.dropout)
-        return x + added if self.norm_first else norm(x + added)
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout) if self.dropout and self.training else x

@@ -18,7 +18,7 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 3  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 4  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
 
@@ -48,9 +48,10 @@ class NormRows(Structure):
     """One normalisation, as native/norms.h has it."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("x", "y_back", "y", "x_back", "weight", "bias", "found", "sums")),
+        *((name, c_void_p) for name in ("x", "added", "y_back", "total_back", "total", "y", "x_back", "added_back")),
+        *((name, c_void_p) for name in ("weight", "bias", "found", "sums")),
         *((name, c_int64) for name in ("rows", "width")),
-        *((name, c_int32) for name in ("half_x", "half_y", "centred")),
+        *((name, c_int32) for name in ("half_x", "half_added", "half_y", "centred")),
         ("epsilon", c_float),
     ]  # fmt: skip
 
@@ -138,50 +139,74 @@ def _whole(query: Tensor, key: Tensor, value: Tensor, mixed: Tensor, rests: Tens
     )  # fmt: skip
 
 
-def norms(x: Tensor, weight: Tensor, bias: Tensor | None, numbers: torch.dtype) -> bool:
-    """Whether the kernel normalises these: on a processor, float32 weights, x and what comes out in formats that it has."""
-    kinds, weights = (x.dtype, numbers), (weight, weight if bias is None else bias)
-    fits = kinds in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
-    here = all(one.device.type == "cpu" for one in (x, *weights))
+def norms(x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, numbers: torch.dtype) -> bool:
+    """Whether the kernel normalises these: on a processor, float32 weights, x, what is added and what comes out in formats that it has."""
+    kinds, weights = (x.dtype, numbers if added is None else added.dtype, numbers), (weight, weight if bias is None else bias)
+    fits = kinds in NORM_KINDS and (added is None or added.shape == x.shape)
+    here = all(one.device.type == "cpu" for one in (x, x if added is None else added, *weights))
     fits = fits and here and all(one.dtype == torch.float32 and one.is_contiguous() for one in weights)
     return fits and x.shape[-1:] == weight.shape and x.shape[-1] % LANES == 0 and x.numel() > 0 and _library() is not None
 
 
-def normed(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype) -> Tensor:
-    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * weight + bias over the last axis, in `numbers`; if not centred, a mean of 0.
+_WHOLE, _HALF = torch.float32, torch.bfloat16
+NORM_KINDS = ((_WHOLE, _WHOLE, _WHOLE), (_WHOLE, _HALF, _WHOLE), (_WHOLE, _HALF, _HALF), (_HALF, _HALF, _HALF))  # x, what is added, y
 
-    Shapes: x (..., D), weight and bias (D) -> (..., D).
+
+def normed(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """x + added (or x alone), and that less its mean, over its size, times weight, plus bias: over the last axis, in `numbers`.
+
+    Its size is sqrt(mean((x - mean)^2) + epsilon); if not centred, the mean is taken for 0.
+    Shapes: x and added (..., D), weight and bias (D) -> two of (..., D).
     """
-    return _Normed.apply(x, weight, bias, epsilon, centred, numbers)  # type: ignore[no-any-return]
+    if added is None:
+        return x, _Normed.apply(x, None, weight, bias, epsilon, centred, numbers)
+    return _Normed.apply(x, added, weight, bias, epsilon, centred, numbers)  # type: ignore[no-any-return]
 
 
 class _Normed(Function):
     @staticmethod
     def forward(
-        context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: torch.dtype
-    ) -> Tensor:  # fmt: skip
+        context: Any, x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, epsilon: float, centred: bool, numbers: Any
+    ) -> Any:  # fmt: skip
         x = x.contiguous()
         y, found = torch.empty_like(x, dtype=numbers), x.new_empty(x.numel() // x.shape[-1], 2, dtype=torch.float32)
         norm = _norm(x, y, weight, found, epsilon, centred)
         norm.y, norm.bias = y.data_ptr(), None if bias is None else bias.data_ptr()
+        total = x
+        if added is not None:
+            added, total = added.contiguous(), torch.empty_like(x)
+            norm.added, norm.total, norm.half_added = added.data_ptr(), total.data_ptr(), _half(added)
         _library().danlu_norm(ctypes.byref(norm), _threads(x))
-        context.save_for_backward(x, weight, found)
-        context.epsilon, context.centred = epsilon, centred
-        return y
+        context.save_for_backward(total, weight, found)
+        context.epsilon, context.centred, context.added = epsilon, centred, None if added is None else added.dtype
+        context.set_materialize_grads(False)
+        return y if added is None else (total, y)
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, back: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
-        x, weight, found = context.saved_tensors
-        back, given = back.contiguous(), torch.empty_like(x)
-        norm = _norm(x, back, weight, found, context.epsilon, context.centred)
-        _, for_weight, for_bias, *_ = context.needs_input_grad
+    def backward(context: Any, *backs: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        total, weight, found = context.saved_tensors
+        total_back, back = (None, *backs) if context.added is None else backs
+        if back is None:  # nobody asked for what is normalised
+            return total_back, None if total_back is None else total_back.to(context.added), *[None] * 5
+        back, given = back.contiguous(), torch.empty_like(total)
+        norm = _norm(total, back, weight, found, context.epsilon, context.centred)
+        _, _, for_weight, for_bias, *_ = context.needs_input_grad
         parts = -(-norm.rows // _library().danlu_norm_part()) if for_weight or for_bias else 0
-        sums = x.new_empty(parts, 2, norm.width, dtype=torch.float32)
+        sums = total.new_empty(parts, 2, norm.width, dtype=torch.float32)
         norm.y_back, norm.x_back, norm.sums = back.data_ptr(), given.data_ptr(), sums.data_ptr() if parts else None
-        _library().danlu_norm_back(ctypes.byref(norm), _threads(x))
+        if total_back is not None:
+            total_back = total_back.contiguous()
+            norm.total_back = total_back.data_ptr()
+        also = given  # of what was added
+        if context.added not in (None, total.dtype):
+            also = torch.empty_like(total, dtype=context.added)
+            norm.added_back, norm.half_added = also.data_ptr(), _half(also)
+        _library().danlu_norm_back(ctypes.byref(norm), _threads(total))
         by_weight, by_bias = sums.sum(0)
-        return given, by_weight if for_weight else None, by_bias if for_bias else None, None, None, None
+        return given, None if context.added is None else also, by_weight if for_weight else None, by_bias if for_bias else None, *[None] * 3
 
 
 def _norm(x: Tensor, y: Tensor, weight: Tensor, found: Tensor, epsilon: float, centred: bool) -> NormRows:

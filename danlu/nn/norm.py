@@ -38,9 +38,9 @@ class RMSNorm(nn.RMSNorm):
         """In `numbers`, if they are given."""
         numbers = numbers or x.dtype
         if torch.is_grad_enabled() and x.device.type == "cpu":
-            if native.norms(x, self.weight, None, numbers):
+            if native.norms(x, None, self.weight, None, numbers):
                 assert self.eps is not None
-                return native.normed(x, self.weight, None, self.eps, centred=False, numbers=numbers)
+                return native.normed(x, None, self.weight, None, self.eps, centred=False, numbers=numbers)[1]
             return _RMSNorm.apply(x, self.weight, self.eps).to(numbers)  # type: ignore[no-any-return]
         # A weight of another type than x would leave torch's fused kernel for four slow passes over x.
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(numbers)
@@ -54,8 +54,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor, numbers: torch.dtype | None = None) -> Tensor:
         """In `numbers`, if they are given; else as autocast has it."""
-        if torch.is_grad_enabled() and x.dtype == torch.float32 and native.norms(x, self.weight, self.bias, numbers or x.dtype):
-            return native.normed(x, self.weight, self.bias, self.eps, centred=True, numbers=numbers or x.dtype)
+        if torch.is_grad_enabled() and x.dtype == torch.float32 and native.norms(x, None, self.weight, self.bias, numbers or x.dtype):
+            return native.normed(x, None, self.weight, self.bias, self.eps, centred=True, numbers=numbers or x.dtype)[1]
         y = super().forward(x)
         return y if numbers is None else y.to(numbers)
 
@@ -84,6 +84,21 @@ class _RMSNorm(torch.autograd.Function):
         means = (by_normed @ weight.to(normed.dtype)).view(scale.shape) / normed.shape[-1]
         of_x = (gradient * weight.to(normed.dtype)).addcmul_(normed, means, value=-1).mul_(scale)
         return of_x, by_normed.sum(0, dtype=weight.dtype), None
+
+
+def sum_normed(norm: nn.Module, x: Tensor, added: Tensor | None, numbers: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + added (x alone without it), and that normalised, in `numbers`: by one pass over memory where a kernel was built for that.
+
+    Shapes: (..., D) each.
+    """
+    if added is None:
+        return x, norm(x, numbers)
+    if torch.is_grad_enabled() and isinstance(norm, RMSNorm | LayerNorm) and norm.eps is not None:
+        bias, centred = norm.bias if isinstance(norm, LayerNorm) else None, isinstance(norm, LayerNorm)
+        if (not centred or x.dtype == torch.float32) and native.norms(x, added, norm.weight, bias, numbers):
+            return native.normed(x, added, norm.weight, bias, norm.eps, centred, numbers)
+    x = x + added
+    return x, norm(x, numbers)
 
 
 def make_norm(config: NormConfig, width: int) -> nn.Module:

@@ -45,9 +45,9 @@ SLIPS = {
     ],
     "Normalisation": [(".rsqrt_()", ".sqrt_()"), ("x * scale", "x / scale"), ('== "rms"', '!= "rms"')],
     "Residuals": [
-        ("return x + added if", "return added if"),
-        ("part(norm(x, numbers)) if", "part(x.to(numbers)) if"),
-        ("norm(x + added)", "x + added"),
+        ("self._dropped(part(y))", "self._dropped(part(x))"),
+        ("part(x.to(", "-3 * part(x.to("),
+        ("_, x = sum_normed", "x, _ = sum_normed"),
     ],
     "The plain network": [
         (".tanh()", ".sigmoid()"),

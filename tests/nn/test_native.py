@@ -136,8 +136,9 @@ def test_norms_and_their_gradients(build: Any, numbers: torch.dtype, wanted: tor
     weight, bias = torch.randn(shape[-1]), torch.randn(shape[-1]) if centred else None
     given = [one.requires_grad_() for one in (x, weight, bias) if one is not None]
     exact = [one.detach().double().requires_grad_() for one in given]
-    assert native.norms(x, weight, bias, wanted)
-    found = native.normed(x, weight, bias, 1e-5, centred, wanted)
+    assert native.norms(x, None, weight, bias, wanted)
+    same, found = native.normed(x, None, weight, bias, 1e-5, centred, wanted)
+    assert same is x
     expected = (F.layer_norm if centred else F.rms_norm)(exact[0], shape[-1:], *exact[1:], eps=1e-5)
     near(found, expected, BOUNDS[wanted])
     back = torch.randn(found.shape).to(wanted)
@@ -145,16 +146,45 @@ def test_norms_and_their_gradients(build: Any, numbers: torch.dtype, wanted: tor
         near(one, other, 1e-5 * max(1, len(x.flatten()) // 1000) if numbers == torch.float32 else BOUNDS[numbers])
 
 
+@pytest.mark.parametrize("asked", ["both", "normed", "total"])
+@pytest.mark.parametrize("kinds", native.NORM_KINDS, ids=str)
+@pytest.mark.parametrize("centred", [False, True])
+def test_sums_and_their_norms_and_gradients(build: Any, kinds: tuple[torch.dtype, ...], centred: bool, asked: str) -> None:
+    torch.manual_seed(0)
+    x, added = ((torch.randn(3, 67, 48) * 3 + 1).to(kind).transpose(0, 1) for kind in kinds[:2])
+    weight, bias = torch.randn(48), torch.randn(48) if centred else None
+    given = [one.requires_grad_() for one in (x, added, weight, bias) if one is not None]
+    exact = [one.detach().double().requires_grad_() for one in given]
+    assert native.norms(x, added, weight, bias, kinds[2])
+    found = native.normed(x, added, weight, bias, 1e-5, centred, kinds[2])
+    total = exact[0] + exact[1]
+    total = total + (total.detach().to(kinds[0]).double() - total.detach())  # rounded as it is kept
+    expected = (total, (F.layer_norm if centred else F.rms_norm)(total, (48,), *exact[2:], eps=1e-5))
+    for one, other, kind in zip(found, expected, (kinds[0], kinds[2]), strict=True):
+        assert one.dtype == kind
+        near(one, other, BOUNDS[kind])
+    backs = [torch.randn(one.shape).to(one.dtype) for one in found]
+    chosen = {"both": [0, 1], "normed": [1], "total": [0]}[asked]
+    outs, theirs = [[them[i] for i in chosen] for them in (found, expected)]
+    ours = torch.autograd.grad(outs, given, [backs[i] for i in chosen], allow_unused=True)
+    right = torch.autograd.grad(theirs, exact, [backs[i].double() for i in chosen], allow_unused=True)
+    assert [one is None for one in ours] == [other is None for other in right] and ours[0] is not None
+    for one, other, tensor in zip(ours, right, given, strict=True):
+        if one is not None:
+            assert one.dtype == tensor.dtype
+            near(one, other, 2e-4 if kinds[2] == torch.float32 and tensor.dtype == torch.float32 else 2 * BOUNDS[torch.bfloat16])
+
+
 def test_norms_show_what_overflows_and_threads_change_no_bit(build: Any) -> None:
     x = torch.full((2, 32), 1e30, requires_grad=True)
-    assert native.normed(x, torch.ones(32), None, 1e-5, False, torch.float32).isnan().all()
+    assert native.normed(x, None, torch.ones(32), None, 1e-5, False, torch.float32)[1].isnan().all()
     x, weight = torch.randn(20_000, 64, requires_grad=True), torch.randn(64, requires_grad=True)
     found = []
     for threads in (1, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        y = native.normed(x, weight, None, 1e-5, False, torch.bfloat16)
-        found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, weight))])
+        total, y = native.normed(x, x.detach().bfloat16(), weight, None, 1e-5, False, torch.bfloat16)
+        found.append([total, y, *torch.autograd.grad(y.float().square().sum() + total.sum(), (x, weight))])
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
