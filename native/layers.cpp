@@ -6,6 +6,7 @@
 #include "model.h"
 #include "norms.h"
 #include "vectors.h"
+#include "weight_gradient.h"
 #include "whole_attention.h"
 
 namespace danlu {
@@ -183,7 +184,7 @@ int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 4; }
+int32_t danlu_layers() { return 5; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -239,6 +240,18 @@ int32_t danlu_attend(const danlu::Whole* whole, int32_t threads) {
 int32_t danlu_attend_back(const danlu::Whole* whole, int32_t threads) {
     return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
         danlu::attend_whole_back(*whole, i / whole->kv_heads, i % whole->kv_heads, room);
+    });
+}
+
+// Whether products are made by tiles here, and so the gradients of their weights.
+int32_t danlu_tiled() { return danlu::tiles_granted(); }
+
+// The gradient of a product's weights, and of its bias: `weight` and `bias` are made. 1 if there was no memory.
+int32_t danlu_weight_gradient(const danlu::WeightGradient* gradient, int32_t threads) {
+    const int64_t blocks = gradient->outs / danlu::GRADIENT_BLOCK;
+    return danlu::numbers_by(threads, danlu::GRADIENT_ROOM, threads, [&](int64_t thread, uint32_t* room) {
+        const int64_t begin = blocks * thread / threads, end = blocks * (thread + 1) / threads;
+        if (begin < end) danlu::gradient_part(*gradient, begin * danlu::GRADIENT_BLOCK, end * danlu::GRADIENT_BLOCK, room);
     });
 }
 }

@@ -18,9 +18,10 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 4  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 5  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
+BLOCK = 32  # rows and columns of a gradient by tiles do
 
 
 class Strided(Structure):
@@ -53,6 +54,15 @@ class NormRows(Structure):
         *((name, c_int64) for name in ("rows", "width")),
         *((name, c_int32) for name in ("half_x", "half_added", "half_y", "centred")),
         ("epsilon", c_float),
+    ]  # fmt: skip
+
+
+class WeightGradient(Structure):
+    """The gradient of one product's weights, as native/weight_gradient.h has it."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("back", "x", "weight", "bias")),
+        *((name, c_int64) for name in ("rows", "outs", "ins", "back_stride", "x_stride")),
     ]  # fmt: skip
 
 
@@ -216,6 +226,31 @@ def _norm(x: Tensor, y: Tensor, weight: Tensor, found: Tensor, epsilon: float, c
     )  # fmt: skip
 
 
+def makes_weight_gradient(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel makes the gradient of these weights (N, D), by which x (..., D) is multiplied: on processors with tiles."""
+    fits = x.dtype == torch.bfloat16 and weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    fits = fits and weight.dim() == 2 and x.shape[-1] == weight.shape[1] and x.numel() > 0
+    return fits and all(size % BLOCK == 0 for size in weight.shape) and _library() is not None and _library().tiled
+
+
+def weight_gradient(back: Tensor, x: Tensor, biased: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradients of the weights and the bias of y = x W^T + b, in float32, of that of y.
+
+    Shapes: back (M, N), x (M, D), bfloat16 -> (N, D) and (N).
+    """
+    back, x = (one if one.stride(1) == 1 else one.contiguous() for one in (back, x))
+    [rows, outs], ins = back.shape, x.shape[1]
+    weight = torch.empty(outs, ins, dtype=torch.float32)
+    bias = torch.empty(outs, dtype=torch.float32) if biased else None
+    work = WeightGradient(
+        back=back.data_ptr(), x=x.data_ptr(), weight=weight.data_ptr(), bias=None if bias is None else bias.data_ptr(),
+        rows=rows, outs=outs, ins=ins, back_stride=back.stride(0), x_stride=x.stride(0),
+    )  # fmt: skip
+    if _library().danlu_weight_gradient(ctypes.byref(work), torch.get_num_threads()):
+        raise MemoryError("no memory for some rows of a product")
+    return weight, bias
+
+
 class _Bent(Function):
     @staticmethod
     def forward(context: Any, activation: str, x: Tensor, other: Tensor | None) -> Tensor:
@@ -268,5 +303,6 @@ def opened(file: str) -> Any:
     library.danlu_norm.argtypes = library.danlu_norm_back.argtypes = [POINTER(NormRows), c_int32]
     library.danlu_attend.argtypes = library.danlu_attend_back.argtypes = [POINTER(Whole), c_int32]
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
-    library.pairs = bool(library.danlu_pairs())  # asks the system for tiles, too
+    library.danlu_weight_gradient.argtypes = [POINTER(WeightGradient), c_int32]
+    library.pairs, library.tiled = bool(library.danlu_pairs()), bool(library.danlu_tiled())  # asks the system for tiles, too
     return library

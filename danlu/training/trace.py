@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.nn.linear import WEIGHT_GRADIENT
+
 STEP, BATCH = "danlu::step", "danlu::batch"  # what we mark in a trace ourselves
 REST = "everything else"
 # The first that an operation, or one that it is part of, belongs to.
@@ -17,9 +19,12 @@ KINDS = {
     "normalisation": ("_Normed", "_RMSNorm", "aten::rms_norm", "aten::_fused_rms_norm", "aten::layer_norm", "aten::native_layer_norm"),
 }
 COPIES = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::contiguous", "aten::clone", "aten::cat", "aten::stack")
-PRODUCTS = ("aten::linear", "aten::matmul", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::einsum")
+PRODUCTS = (
+    *("aten::linear", "aten::matmul", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::einsum"),
+    *("_HalfProduct", "_Product", "mkldnn::_linear_pointwise", WEIGHT_GRADIENT),
+)
 SHARES = ("products", "attention", "cross-entropy", "normalisation", "optimizer", "copies", "data", REST)
-MEASURED = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")  # products that compute, rather than call another
+MEASURED = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", WEIGHT_GRADIENT)  # products that compute, rather than call another
 BACKWARD = "autograd::engine::evaluate_function"
 
 
@@ -85,7 +90,7 @@ def read_shares(events: Sequence[Mapping[str, Any]], steps: int) -> Shares:
         if node is not None and node.sequence in forward:  # the way back belongs to what it is the way back of
             there = _kind_of(forward[node.sequence])
             kind = there if kind is None or there in KINDS else kind
-        if kind == "products" and span.name in MEASURED:
+        if kind == "products" and _word(span.name) in MEASURED:
             products[_product(span.event)] += 1
         kinds[kind or REST] += span.own
         if kind is None:
@@ -124,7 +129,7 @@ def _kind_of(span: _Span) -> str | None:
     for kind, starts in KINDS.items():
         if any(_starts(name, starts) for name in names):
             return kind
-    nearest = next((name for name in names if name in COPIES or name in PRODUCTS), None)
+    nearest = next((name for name in map(_word, names) if name in COPIES or name in PRODUCTS), None)
     return None if nearest is None else "copies" if nearest in COPIES else "products"
 
 
@@ -136,10 +141,18 @@ def _node_of(span: _Span) -> _Span | None:
 
 
 def _product(event: Mapping[str, Any]) -> Product:
+    if _word(event["name"]) == WEIGHT_GRADIENT:  # what torch would compute of two arrays of bfloat16
+        outs, rows, ins = map(int, event["name"].split()[1:])
+        return Product("aten::mm", ((outs, rows), (rows, ins)), ((1, outs), (ins, 1)), ("c10::BFloat16",) * 2)
     arguments = event["args"]
     kept = [place for place, shape in enumerate(arguments["Input Dims"]) if shape]
     shapes, strides = (tuple(tuple(arguments[key][place]) for place in kept) for key in ("Input Dims", "Input Strides"))
     return Product(event["name"], shapes, strides, tuple(arguments["Input type"][place] for place in kept))
+
+
+def _word(name: str) -> str:
+    """A name without what may follow it: the sizes that our own marks tell."""
+    return name.split(" ")[0]
 
 
 def _starts(name: str, beginnings: Sequence[str]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from danlu.nn import linear as products
+from danlu.nn import native
 from danlu.nn.linear import Linear, linear
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -84,3 +87,61 @@ def test_elsewhere_it_is_torchs_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(layer, nn.Linear) and torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
         layer(torch.randn(100, 601))
+
+
+@pytest.fixture
+def tiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """As on a processor with tiles, for products of any size; the shapes of the gradients that were made so."""
+    shapes, library = list[tuple[int, ...]](), native._library()
+    own = native.weight_gradient
+
+    def weight_gradient(back: torch.Tensor, x: torch.Tensor, biased: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shapes.append((back.shape[1], x.shape[1]))
+        if library is not None and library.tiled:
+            return own(back, x, biased)
+        return back.float().t() @ x.float(), back.float().sum(0) if biased else None
+
+    monkeypatch.setattr(native, "_library", lambda: SimpleNamespace(tiled=True) if library is None or not library.tiled else library)
+    monkeypatch.setattr(native, "weight_gradient", weight_gradient)
+    monkeypatch.setattr(products, "FEW", 0)
+    return shapes
+
+
+@pytest.mark.parametrize("shape", [(7, 64), (2, 5, 64)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+def test_products_in_bfloat16_and_their_gradients(
+    tiled: list[tuple[int, ...]], shape: tuple[int, ...], bias: bool, numbers: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    layer = Linear(64, 32, bias=bias)
+    x, back = torch.randn(shape).to(numbers).requires_grad_(), torch.randn(*shape[:-1], 32).bfloat16()
+    given = [x, *layer.parameters()]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    ours = torch.autograd.grad(found, given, back)
+    exact = [one.detach().bfloat16().double().requires_grad_() for one in given]
+    expected = F.linear(*exact)
+    assert found.dtype == torch.bfloat16 and [one.dtype for one in ours] == [one.dtype for one in given]
+    torch.testing.assert_close(found.double(), expected, atol=1e-2, rtol=1e-2)
+    right = torch.autograd.grad(expected, exact, back.double())
+    for number, (one, other) in enumerate(zip(ours, right, strict=True)):
+        bound = 1e-5 if number else 1e-2  # weights' and biases' are not rounded to bfloat16
+        torch.testing.assert_close(one.double(), other, atol=bound, rtol=bound)
+    assert tiled == [(32, 64)]
+
+
+def test_tiles_only_where_float32_weights_learn_in_bfloat16(tiled: list[tuple[int, ...]]) -> None:
+    x = torch.randn(3, 64, requires_grad=True)
+    Linear(64, 32)(x).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        Linear(64, 32).requires_grad_(False)(x).sum().backward()
+        Linear(64, 33)(x).sum().backward()
+        Linear(48, 32)(x[:, :48]).sum().backward()
+        with torch.no_grad():
+            Linear(64, 32)(x)
+    Linear(64, 32).bfloat16()(x.bfloat16()).sum().backward()
+    assert tiled == []
+    with torch.autocast("cpu", torch.bfloat16):
+        Linear(64, 32)(x.detach()).sum().backward()
+    assert tiled == [(32, 64)]

@@ -223,3 +223,22 @@ def test_tiles_that_the_system_keeps_leave_the_build_before(monkeypatch: pytest.
     monkeypatch.setattr(native, "opened", lambda file: Kept() if "_amx" in file else opened(file))
     monkeypatch.setattr(native, "_library", native._library.__wrapped__)
     assert not isinstance(native._library(), Kept)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (37, 64, 96), (513, 32, 544), (1030, 96, 1056)])
+def test_gradients_of_weights_by_tiles(build: Any, shape: tuple[int, int, int]) -> None:
+    if not native._library().tiled:
+        pytest.skip("no tiles here")
+    torch.manual_seed(0)
+    rows, outs, ins = shape
+    back, x = torch.randn(rows, 2, outs).bfloat16()[:, 1], torch.randn(ins, rows).bfloat16().t()  # rows apart, and turned
+    weight, bias = native.weight_gradient(back, x, biased=True)
+    near(weight, back.double().t() @ x.double(), 1e-4)
+    assert bias is not None
+    near(bias, back.double().sum(0), 1e-4)
+    alone, none = native.weight_gradient(back, x, biased=False)
+    assert none is None and torch.equal(alone, weight)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    assert torch.equal(native.weight_gradient(back, x, biased=False)[0], weight)
+    torch.set_num_threads(threads)

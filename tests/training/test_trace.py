@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from danlu.nn.attention import Attention, AttentionConfig, Look
+from danlu.nn.linear import WEIGHT_GRADIENT
 from danlu.nn.loss import token_loss
 from danlu.nn.norm import NormConfig, make_norm
 from danlu.training.trace import REST, STEP, Product, read_shares
@@ -40,6 +41,9 @@ def test_every_microsecond_belongs_to_one_kind() -> None:
             event(f"{node}PowBackward0", 60, 8, sequence=4),
             event("aten::mul", 61, 5),
             event(f"{node}SiluBackward0", 70, 7, sequence=5),
+            event("_HalfProduct", 50, 6, sequence=6),
+            event(f"{node}_HalfProductBackward", 92, 8, sequence=6),
+            event(f"{WEIGHT_GRADIENT} 2 4 8", 93, 5),
             event("Optimizer.step#Muon.step", 80, 10),
             product(81, 6, [[8, 8], [8, 8]]),
             event("aten::add", 12, 3, tid=2),
@@ -50,10 +54,13 @@ def test_every_microsecond_belongs_to_one_kind() -> None:
     )
     assert shares.steps == 1 and shares.total == pytest.approx(100)
     kinds = {kind: value for kind, value in shares.kinds.items() if value}
-    assert kinds == {"data": 4, "products": 15, "copies": 5, "normalisation": 14, "optimizer": 10, REST: 52}
-    assert shares.rest == {"Python": 45, "SiluBackward0": 7}
-    assert shares.products == {Product("aten::mm", ((4, 8), (8, 2)), ((8, 1), (2, 1)), ("float", "float")): 1}  # not the optimizer's
-    assert next(iter(shares.products)).flop == 2 * 4 * 8 * 2
+    assert kinds == {"data": 4, "products": 29, "copies": 5, "normalisation": 14, "optimizer": 10, REST: 38}
+    assert shares.rest == {"Python": 31, "SiluBackward0": 7}
+    assert shares.products == {  # not the optimizer's
+        Product("aten::mm", ((4, 8), (8, 2)), ((8, 1), (2, 1)), ("float", "float")): 1,
+        Product("aten::mm", ((2, 4), (4, 8)), ((1, 2), (8, 1)), ("c10::BFloat16", "c10::BFloat16")): 1,
+    }
+    assert [one.flop for one in shares.products] == [2 * 4 * 8 * 2, 2 * 2 * 4 * 8]
 
 
 @pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
