@@ -195,7 +195,7 @@ class Model:
         return hasattr(self.config, "start_id")
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """A prompt's token ids; an empty prompt begins where texts begin."""
+        """A prompt's token ids; an empty prompt begins where texts begin. What an encoder-decoder reads ends as its texts do."""
         if not isinstance(prompt, str):
             ids = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
         elif self.tokenizer is None:
@@ -203,7 +203,10 @@ class Model:
         else:
             self.check_characters(len(prompt))
             ids = self.tokenizer.encode(prompt)
-            if self.begins_with_bos:
+            if self.has_source:  # is read whole, as in training
+                before, after = self.tokenizer.frame
+                ids = [*before, *ids, *after]
+            elif self.begins_with_bos:
                 ids = [self.tokenizer.bos_id, *ids]
         if not ids and self.tokenizer is not None:
             start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.end_of_text_id

@@ -141,8 +141,11 @@ def test_other_tasks(tmp_path: Path) -> None:
         name="t",
         **OPTIONS,
     )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made.model)
     with danlu.load(made.run) as model:
-        assert model.generate("gold 5", max_tokens=20, temperature=0).text.strip() == "金 5"
+        assert model.encode("gold 5") == tokenizer("gold 5").input_ids  # with the end of the text, as in training
+        right = [model.generate(f"gold {i}", max_tokens=20, temperature=0).text.strip() == f"金 {i}" for i in range(7)]
+    assert sum(right) == 6  # one pair is held out
 
 
 @pytest.mark.parametrize(
