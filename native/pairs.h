@@ -139,12 +139,11 @@ inline void lay_lanes(const uint16_t* rows, int64_t stride, int length, int whol
 // Numbers of two rows, each of which is a bfloat16, as pairs.
 inline Ints paired(Floats even, Floats odd) { return (((Ints)even >> 16) & 0xffff) | ((Ints)odd & (int32_t)0xffff0000); }
 
-// Rows of bfloat16 as pairs of neighbours: of each two rows the two numbers of each channel, 16 channels together. Those of pair p and
-// channels 16 c to 16 c + 15 go to p * next + c * side, where multiply_pairs wants them. Rows beyond `length` are 0.
-inline void lay_pairs(const uint16_t* rows, int64_t stride, int length, int whole, int channels, uint32_t* to, int64_t next, int64_t side) {
+// Rows of bfloat16 as pairs of neighbours: for each two rows, for each channel, its two numbers. Rows beyond `length` are 0.
+inline void lay_pairs(const uint16_t* rows, int64_t stride, int length, int whole, int channels, uint32_t* to) {
     auto numbers = [&](int row, int e) { return row < length ? load_bfloats(rows + row * stride + e) : Floats{}; };
-    for (int row = 0; row < whole; row += 2, to += next)
-        for (int e = 0; e < channels; e += LANES) store(to + e / LANES * side, paired(numbers(row, e), numbers(row + 1, e)));
+    for (int row = 0; row < whole; row += 2, to += channels)
+        for (int e = 0; e < channels; e += LANES) store(to + e, paired(numbers(row, e), numbers(row + 1, e)));
 }
 
 // Some rows side by side, each of `half` pairs; those beyond `count` and what is beyond the channels are 0.

@@ -42,6 +42,15 @@ inline void lay_turned(const uint16_t* from, int64_t stride, int count, int pair
         }
 }
 
+// Columns of `count` rows as pairs of neighbouring rows, so that tiles lie whole: (columns / 16, pairs, 16) words.
+inline void lay_straight(const uint16_t* from, int64_t stride, int count, int pairs, int columns, uint32_t* to) {
+    for (int pair = 0; pair < pairs; pair++)
+        for (int column = 0; column < columns; column += LANES) {
+            auto numbers = [&](int r) { return r < count ? load_bfloats(from + r * stride + column) : Floats{}; };
+            store(to + ((int64_t)column * pairs + pair * LANES), paired(numbers(2 * pair), numbers(2 * pair + 1)));
+        }
+}
+
 // 32 x 32 numbers of the gradient: what is there, unless these are the first rows, and left^T right.
 inline void add_product(const uint32_t* left, const uint32_t* right, int pairs, float* to, int64_t ins, bool first) {
     constexpr int LINE = LANES * sizeof(uint32_t);
@@ -83,7 +92,7 @@ inline void gradient_part(const WeightGradient& s, int64_t begin, int64_t end, u
         const int count = (int)std::min<int64_t>(LAID_ROWS, s.rows - row), pairs = round_up(count, 2 * DEPTH) / 2;
         for (int64_t column = 0; column < s.ins; column += LAID_COLUMNS) {
             const int wide = (int)std::min<int64_t>(LAID_COLUMNS, s.ins - column);
-            lay_pairs(s.x + row * s.x_stride + column, s.x_stride, count, 2 * pairs, wide, x_pairs, LANES, (int64_t)pairs * LANES);
+            lay_straight(s.x + row * s.x_stride + column, s.x_stride, count, pairs, wide, x_pairs);
             for (int64_t out = begin; out < end; out += GRADIENT_BLOCK) {
                 Floats sums[2] = {};
                 lay_turned(s.back + row * s.back_stride + out, s.back_stride, count, pairs, backs, sums);

@@ -45,7 +45,7 @@ inline void attend_whole(const Whole& w, int64_t b, int64_t kv, uint32_t* room) 
     uint32_t *key_lanes = room, *value_pairs = key_lanes + keys * half, *queries = value_pairs + keys * half;
     uint32_t *weights = queries + ROWS * half, *scores = weights + ROWS * keys / 2;
     lay_lanes(w.key.at(b, kv), w.key.position, length, keys, channels, (int)half, key_lanes);
-    lay_pairs(w.value.at(b, kv), w.value.position, length, keys, channels, value_pairs, channels, LANES);
+    lay_pairs(w.value.at(b, kv), w.value.position, length, keys, channels, value_pairs);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         for (int begin = 0; begin < length; begin += ROWS) {
             const int count = std::min(ROWS, length - begin), seen = w.causal ? begin + count : length;
@@ -91,11 +91,11 @@ inline void attend_whole_back(const Whole& w, int64_t b, int64_t kv, uint32_t* r
     std::fill(key_sums, value_sums + keys * channels, 0.0f);
     lay_lanes(w.key.at(b, kv), w.key.position, length, keys, channels, (int)half, key_lanes);
     lay_lanes(w.value.at(b, kv), w.value.position, length, keys, channels, (int)half, value_lanes);
-    lay_pairs(w.key.at(b, kv), w.key.position, length, keys, channels, key_pairs, channels, LANES);
+    lay_pairs(w.key.at(b, kv), w.key.position, length, keys, channels, key_pairs);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
         const uint16_t *query = w.query.at(b, head), *back = w.mixed_back.at(b, head), *mixed = w.mixed.at(b, head);
-        lay_pairs(query, w.query.position, length, keys, channels, query_pairs, channels, LANES);
-        lay_pairs(back, w.mixed_back.position, length, keys, channels, back_pairs, channels, LANES);
+        lay_pairs(query, w.query.position, length, keys, channels, query_pairs);
+        lay_pairs(back, w.mixed_back.position, length, keys, channels, back_pairs);
         const int whole = round_up(length, BLOCK);
         for (int begin = 0; begin < whole; begin += ROWS) {
             const int count = std::clamp(length - begin, 0, ROWS), seen = w.causal ? begin + count : length;
