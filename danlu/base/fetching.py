@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from danlu.base.archives import CHUNK, unpack
 from danlu.base.catalog import Archive, Entry, find
 from danlu.base.errors import ConfigError, DataError
@@ -88,6 +86,8 @@ def _folder(entry: Entry) -> Path:
 
 @contextlib.contextmanager
 def _locked(entry: Entry) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # late: most of what is asked for has been fetched
+
     folder = cache() / entry.name
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from danlu.base.errors import CheckpointError
 from danlu.base.gguf_header import ALIGNMENT, ARRAY, SCALARS, STRING, VERSIONS, Cut, read_header
-from danlu.base.gguf_kinds import Kind, kind_named, kind_of, packed, unpacked
+from danlu.base.gguf_kinds import Array, Kind, kind_named, kind_of, packed, unpacked
 from danlu.base.memory import let_go
 from danlu.base.storage import write_whole
 from danlu.base.weights import Tensors
@@ -92,12 +92,12 @@ def tensor_reader(file: Path, data: mmap.mmap, name: str, place: Stored) -> Call
     return read
 
 
-def bytes_reader(data: mmap.mmap, place: Stored) -> Callable[[], Tensor]:
+def bytes_reader(data: mmap.mmap, place: Stored) -> Callable[[], Array]:
     """What reads one matrix as it is packed when it is called. Shape: (N, bytes of a row), uint8."""
 
-    def read() -> Tensor:
+    def read() -> Array:
         lying = np.frombuffer(data, dtype=np.uint8, count=place.num_bytes, offset=place.start)
-        found = torch.from_numpy(lying.reshape(place.shape[0], -1).copy())
+        found = lying.reshape(place.shape[0], -1).copy()
         let_go(data)  # a tensor is read once; and the system maps its neighbours' pages along
         return found
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,6 +20,8 @@ GROUP = Path("/sys/fs/cgroup")  # a container may allow less than the machine ha
 
 def memory() -> tuple[int, int]:
     """Bytes that can still be had, and bytes in all."""
+    import psutil  # late, as all that a served model has no use for
+
     found = psutil.virtual_memory()
     try:
         limit, used = int((GROUP / "memory.max").read_text()), int((GROUP / "memory.current").read_text())
@@ -37,7 +37,8 @@ def zeros(size: int, huge: bool) -> Tensor:
 
     In the system's huge pages, where it has them, for what is written whole and read again and again: fewer addresses to look up.
     """
-    import torch  # late: who only asks how much memory there is, as doctor does, may have none that works
+    import numpy as np  # late: who only asks how much memory there is, as doctor does, may have none that works
+    import torch
 
     if sys.platform == "win32":
         return torch.zeros(size, dtype=torch.uint8)
@@ -45,7 +46,7 @@ def zeros(size: int, huge: bool) -> Tensor:
     if huge:
         with suppress(AttributeError, OSError):  # other systems, or a kernel without them
             room.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(room, dtype=torch.uint8)[:size]
+    return torch.from_numpy(np.frombuffer(room, dtype=np.uint8, count=size))
 
 
 @contextmanager
@@ -56,9 +57,24 @@ def memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        # Where glibc's own rule ends up, which these calls put out of force.
-        _tune({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
-        give_back()
+        _settle()
+
+
+@contextmanager
+def memory_returned() -> Iterator[None]:
+    """While open, every array goes back to the system as soon as it is freed: for work that needs many for a moment each, after which
+    little is left. Otherwise what threads free stays with their own stores (glibc only; elsewhere nothing changes)."""
+    _tune({M_MMAP_THRESHOLD: 2**16})
+    try:
+        yield
+    finally:
+        _settle()
+
+
+def _settle() -> None:
+    """Where glibc's own rule ends up, which tuning puts out of force; what is free goes back to the system."""
+    _tune({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
+    give_back()
 
 
 def _tune(settings: dict[int, int]) -> None:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from filelock import FileLock, Timeout
-
 from danlu.base.errors import ConfigError
 
 PARTIAL = ".partial-"  # names that begin so are never whole: readers skip them, writers may remove them
@@ -122,6 +120,8 @@ def sole(lock: Path, taken: str) -> Iterator[None]:
 
     Raises: ConfigError, saying `taken`, if another holds it.
     """
+    from filelock import FileLock, Timeout  # late: who only reads has no use for it
+
     held = FileLock(lock)
     try:
         held.acquire(timeout=0)

@@ -20,12 +20,13 @@ INDEX = "model.safetensors.index.json"
 class Tensors(Mapping[str, Tensor]):
     """Named tensors that are read when asked for; it remembers which were, so that leftovers can be told.
 
-    Of a file that packs its numbers, `packed` gives matrices as they lie there, bytes (N, bytes of a row), and `kinds` how each is packed.
+    Of a file that packs its numbers, `packed` gives matrices as they lie there, numpy's bytes (N, bytes of a row), and `kinds` how each is
+    packed.
     """
 
     def __init__(
         self,
-        readers: Mapping[str, Callable[[], Tensor]],
+        readers: Mapping[str, Callable[[], Any]],
         source: Path,
         packed: Tensors | None = None,
         kinds: Mapping[str, str] | None = None,
@@ -33,7 +34,7 @@ class Tensors(Mapping[str, Tensor]):
         self.readers, self.source, self.used = readers, source, set[str]()
         self.packed, self.kinds = packed, kinds or {}
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Any:
         if name not in self.readers:
             raise CheckpointError(f"{self.source} has no tensor {name}; the file is cut or belongs to another architecture")
         self.used.add(name)
@@ -70,7 +71,7 @@ def open_safetensors(folder: Path) -> Tensors:
         )
     else:
         raise CheckpointError(f"{folder} came without weights; expected {ONE_FILE} or {INDEX} in it")
-    readers: dict[str, Callable[[], Tensor]] = {}
+    readers: dict[str, Callable[[], Any]] = {}
     for file in files:
         readers |= open_file(file).readers
     return Tensors(readers, folder)

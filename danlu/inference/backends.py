@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from danlu.base.errors import ConfigError
-from danlu.base.memory import give_back
+from danlu.base.memory import memory_returned
 from danlu.inference.backend import Backend
 from danlu.inference.padded import Padded
 from danlu.inference.paged import Paged
@@ -56,10 +56,10 @@ def make_backend(model: Opened | Loaded, limits: Limits, precision: Precision, t
     """What computes a model's answers: kernels over pages for decoders, the module itself for all others."""
     if can_walk(model.config) and (native.found() is not None or precision != "float32"):
         weight = weights_of(model.module) if isinstance(model, Loaded) else _weights_in(model, precision)
-        table = make_table(model.config, weight, precision)
+        with memory_returned():  # packing takes more room than what is packed
+            table = make_table(model.config, weight, precision)
         if isinstance(model, Opened):
             model.check_left()
-        give_back()  # packing takes more room than what is packed
         return Paged(table, limits, threads)
     return Padded((model.filled() if isinstance(model, Opened) else model).module, limits)
 
@@ -77,7 +77,7 @@ def _weights_in(model: Opened, precision: Precision) -> Weight:
             return None
         lying = model.packed(name) if precision in ("int8", "int4") else None
         kept = None if lying is None else from_gguf(*lying)
-        if kept is None or tuple(kept.q.shape) != model.shapes[name]:
+        if kept is None or kept.shape != model.shapes[name]:
             return model.weight(name)
         return widened(kept) if precision == "int8" else kept
 

@@ -25,8 +25,8 @@ class Pages:
 
     def __init__(self, count: int, kept: int) -> None:
         self.count, self.kept = count, kept
-        self.free = list(range(count - 1, -1, -1))
-        self.users = [0] * count
+        self.free = array("i", range(count - 1, -1, -1))
+        self.users = array("i", bytes(4 * count))
         self.page_of: dict[bytes, int] = {}
         self.key_of: dict[int, bytes] = {}
         self.idle: OrderedDict[int, None] = OrderedDict()  # known and unused, those left longest ago first

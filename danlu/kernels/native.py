@@ -112,8 +112,8 @@ class NativeSteps(Steps):
             norm=_norm(table.norm),
             embedding=_matrix(table.embedding),
             head=_matrix(table.head),
-            cosines=_address(table.cosines),
-            sines=_address(table.sines),
+            cosines=None if table.turning is None else table.turning.cosines.data_ptr(),
+            sines=None if table.turning is None else table.turning.sines.data_ptr(),
             positions=_address(table.positions),
             num_layers=config.num_layers,
             width=config.width,
@@ -137,6 +137,8 @@ class NativeSteps(Steps):
     def step(self, work: StepWork) -> Found:
         if self.process != os.getpid():  # a fork has no threads but the one that forked: what it has of the others is let go
             self._open()
+        if self.table.turning is not None:
+            self.table.turning.reach(max(work.positions) + 1)
         wanted = len(work.wanted)
         logits = torch.empty(wanted, self.table.config.vocabulary_size)
         likeliest, finite = np.zeros(wanted, np.int32), np.zeros(wanted, np.int32)

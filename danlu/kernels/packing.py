@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,28 +44,47 @@ class Packed:
         return self.panels.numel()
 
 
+Array = np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """Weights of 8 or 4 bits before they are laid out. Shapes: q (N, K padded to 32), uint8; scales and minimums (N, K / 32), float16."""
+    """Weights of 8 or 4 bits before they are laid out: numpy's, since a model is served from them without a page of torch's code.
+
+    Shapes: q (N, G, 32) of 8 bits or (N, G, 16) of 4, uint8, a group's columns 0 to 15 in the low halves; scales and minimums (N, G),
+    float16. G: groups of a row, K / 32 rounded up.
+    """
 
     precision: Precision
     columns: int  # K
-    q: Tensor
-    scales: Tensor
-    minimums: Tensor | None = None
+    q: Array
+    scales: Array
+    minimums: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)"""
+        return len(self.q), self.columns
 
     def dequantised(self) -> Tensor:
         """What the numbers stand for, float32 (N, K)."""
-        scales = self.scales.float()
-        low = -ZERO_POINT[self.precision] * scales if self.minimums is None else self.minimums.float()
-        return (self.q.unflatten(1, (-1, GROUP)).float() * scales[..., None] + low[..., None]).flatten(1)[:, : self.columns]
+        scales = self.scales.astype(np.float32)
+        low = -ZERO_POINT[self.precision] * scales if self.minimums is None else self.minimums.astype(np.float32)
+        numbers = _bytes(self) * scales[..., None] + low[..., None]
+        return torch.from_numpy(numbers.reshape(len(numbers), -1)[:, : self.columns])
+
+
+def _bytes(weight: Quantised) -> Array:
+    """q with a byte for each: (N, G, 32)."""
+    return weight.q if weight.precision == "int8" else np.concatenate((weight.q & 15, weight.q >> 4), axis=-1)
 
 
 def quantise(weight: Tensor, precision: Precision) -> Quantised:
     """_quantise, some rows at a time: the steps between take many times the room."""
     parts = [_quantise(part, precision) for part in weight.split(max(1, AT_ONCE // weight.shape[1]))]
-    minimums = None if parts[0].minimums is None else torch.cat([part.minimums for part in parts if part.minimums is not None])
-    return replace(parts[0], q=torch.cat([part.q for part in parts]), scales=torch.cat([part.scales for part in parts]), minimums=minimums)
+    minimums = None if parts[0].minimums is None else np.concatenate([part.minimums for part in parts if part.minimums is not None])
+    q, scales = np.concatenate([part.q for part in parts]), np.concatenate([part.scales for part in parts])
+    return replace(parts[0], q=q, scales=scales, minimums=minimums)
 
 
 def _quantise(weight: Tensor, precision: Precision) -> Quantised:
@@ -78,7 +98,7 @@ def _quantise(weight: Tensor, precision: Precision) -> Quantised:
     if precision == "int8":
         scales = _half(groups.abs().amax(-1) / 127)
         q = _nearest(groups, scales, None, 127, -127) + 128
-        return Quantised(precision="int8", columns=columns, q=q.flatten(1).to(torch.uint8), scales=scales)
+        return Quantised(precision="int8", columns=columns, q=q.to(torch.uint8).numpy(), scales=scales.numpy())
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
     best: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     for shrink in SHRINKS:
@@ -92,7 +112,9 @@ def _quantise(weight: Tensor, precision: Precision) -> Quantised:
             pairs = zip((error, q, scales, minimums), best, strict=True)
             best = tuple(torch.where(better if new.dim() == 2 else better[..., None], new, old) for new, old in pairs)  # type: ignore[assignment]
     assert best is not None
-    return Quantised(precision="int4", columns=columns, q=best[1].flatten(1).to(torch.uint8), scales=best[2], minimums=best[3])
+    q = best[1].to(torch.uint8)
+    halves = q[..., :16] | q[..., 16:] << 4
+    return Quantised(precision="int4", columns=columns, q=halves.numpy(), scales=best[2].numpy(), minimums=best[3].numpy())
 
 
 def _half(x: Tensor) -> Tensor:
@@ -108,17 +130,21 @@ def _nearest(groups: Tensor, scales: Tensor, minimums: Tensor | None, most: int,
     return torch.where(scale == 0, 0.0, shifted / scale).nan_to_num(0.0).round().clamp(least, most)
 
 
-def from_gguf(blocks: Tensor, kind: str) -> Quantised | None:
+def from_gguf(blocks: Array, kind: str) -> Quantised | None:
     """The weights of a GGUF file exactly as they are: blocks (N, bytes), uint8, of kind Q4_0, Q4_1 or Q8_0; None for other kinds."""
     if kind not in GGUF_BLOCKS:
         return None
     precision, heading, size = GGUF_BLOCKS[kind]
-    blocks = blocks.unflatten(1, (-1, heading + size))  # (N, G, heading and values)
-    scales = blocks[..., :2].contiguous().view(torch.float16)[..., 0]
-    minimums = blocks[..., 2:4].contiguous().view(torch.float16)[..., 0] if heading == 4 else None
-    values = blocks[..., heading:]
-    q = values ^ 128 if precision == "int8" else torch.cat((values & 15, values >> 4), dim=-1)
-    return Quantised(precision=precision, columns=q.shape[1] * GROUP, q=q.flatten(1), scales=scales, minimums=minimums)
+    blocks = blocks.reshape(len(blocks), -1, heading + size)
+    numbers = np.ascontiguousarray(blocks[..., :heading]).view(np.float16)
+    q = blocks[..., heading:]
+    return Quantised(
+        precision=precision,
+        columns=blocks.shape[1] * GROUP,
+        q=q ^ 128 if precision == "int8" else q,  # signed bytes count from 128 here
+        scales=numbers[..., 0],
+        minimums=numbers[..., 1] if heading == 4 else None,
+    )
 
 
 GGUF_BLOCKS: dict[str, tuple[Precision, int, int]] = {"Q4_0": ("int4", 2, 16), "Q4_1": ("int4", 4, 16), "Q8_0": ("int8", 2, 32)}
@@ -128,8 +154,8 @@ def widened(weight: Quantised) -> Quantised:
     """Weights of 4 bits as the same weights of 8."""
     if weight.precision == "int8":
         return weight
-    minimums = weight.scales * -ZERO_POINT["int4"] if weight.minimums is None else weight.minimums
-    return replace(weight, precision="int8", minimums=minimums)
+    minimums = weight.scales * np.float16(-ZERO_POINT["int4"]) if weight.minimums is None else weight.minimums
+    return replace(weight, precision="int8", q=_bytes(weight), minimums=minimums)
 
 
 def pack(weight: Tensor | Quantised, precision: Precision, bias: Tensor | None = None) -> Packed:
@@ -145,18 +171,31 @@ def pack(weight: Tensor | Quantised, precision: Precision, bias: Tensor | None =
             panels = padded.bfloat16().unflatten(0, (-1, LANES)).unflatten(2, (-1, 2)).transpose(1, 2)  # (P, K / 2, 16, 2)
         kept = panels.contiguous().view(torch.uint8).flatten(1)
         return Packed(precision=precision, rows=rows, columns=columns, panels=kept, bias=_padded(bias))
-    rows, columns = len(weight.q), weight.columns
-    more = -rows % LANES
-    q = F.pad(weight.q, (0, 0, 0, more)).unflatten(0, (-1, LANES)).unflatten(2, (-1, GROUP))  # (P, 16, G, 32)
-    if weight.precision == "int4":
-        q = q[..., :16] | q[..., 16:] << 4
-    laid = q.unflatten(3, (-1, 4)).permute(0, 2, 3, 1, 4).flatten(2)  # (P, G, quads x 16 x 4)
-    numbers = [weight.scales] + ([] if weight.minimums is None else [weight.minimums])
-    beside = [F.pad(x, (0, 0, 0, more)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous() for x in numbers]  # (P, G, 16)
-    panels = torch.cat([laid, *(x.view(torch.uint8) for x in beside)], dim=2).flatten(1)
+    rows, groups = len(weight.q), weight.q.shape[1]
+    words = np.ascontiguousarray(weight.q).view(np.uint32)  # (N, G, quads)
+    size = words.shape[2] * LANES * 4
+    numbers = [weight.scales] if weight.minimums is None else [weight.scales, weight.minimums]
+    panels = np.zeros((-(-rows // LANES), groups, size + len(numbers) * LANES * 2), np.uint8)
+    _lay(words, panels[..., :size].view(np.uint32).reshape(len(panels), groups, -1, LANES))
+    for number, each in enumerate(numbers):
+        place = panels[..., size + number * LANES * 2 :][..., : LANES * 2]
+        _lay(each.view(np.uint16)[..., None], place.view(np.uint16)[:, :, None])
     return Packed(
-        precision=weight.precision, rows=rows, columns=columns, panels=panels, minimums=weight.minimums is not None, bias=_padded(bias)
+        precision=weight.precision,
+        rows=rows,
+        columns=weight.columns,
+        panels=torch.from_numpy(panels.reshape(len(panels), -1)),
+        minimums=weight.minimums is not None,
+        bias=_padded(bias),
     )
+
+
+def _lay(rows: Array, panels: Array) -> None:
+    """Rows side by side. Shapes: rows (N, G, X) -> panels (N / 16 rounded up, G, X, 16), zeros where there is no row."""
+    whole, rest = divmod(len(rows), LANES)
+    panels[:whole] = rows[: whole * LANES].reshape(whole, LANES, *rows.shape[1:]).transpose(0, 2, 3, 1)
+    if rest:
+        panels[whole, ..., :rest] = rows[whole * LANES :].transpose(1, 2, 0)
 
 
 def _padded(bias: Tensor | None) -> Tensor | None:
@@ -169,7 +208,7 @@ def stacked(parts: Sequence[Packed]) -> Packed:
     biases = None
     if any(part.bias is not None for part in parts):
         biases = torch.cat([torch.zeros(len(part.panels) * LANES) if part.bias is None else part.bias for part in parts])
-    panels = torch.cat([part.panels for part in parts])
+    panels = torch.from_numpy(np.concatenate([part.panels.numpy() for part in parts]))
     rows = sum(part.rows for part in parts)
     return Packed(precision=first.precision, rows=rows, columns=first.columns, panels=panels, minimums=first.minimums, bias=biases)
 
@@ -177,7 +216,7 @@ def stacked(parts: Sequence[Packed]) -> Packed:
 def paired(gate: Packed, up: Packed) -> Packed:
     """A gate's panels before those that it gates, one by one."""
     both = stacked([gate, up])
-    panels = torch.stack((gate.panels, up.panels), dim=1).flatten(0, 1)
+    panels = torch.from_numpy(np.stack((gate.panels.numpy(), up.panels.numpy()), axis=1).reshape(-1, gate.panels.shape[1]))
     bias = both.bias
     if bias is not None:
         bias = torch.stack(bias.chunk(2)).unflatten(1, (-1, LANES)).transpose(0, 1).flatten().contiguous()
@@ -195,18 +234,13 @@ def unpacked(packed: Packed) -> Tensor:
     else:
         groups, quads = columns // GROUP, 8 if packed.precision == "int8" else 4
         size = quads * LANES * 4
-        parts = panels.unflatten(1, (groups, -1))
-        q = parts[..., :size].unflatten(2, (quads, LANES, 4)).permute(0, 3, 1, 2, 4).flatten(3)  # (P, 16, G, 32 or 16)
-        if packed.precision == "int4":
-            q = torch.cat((q & 15, q >> 4), dim=-1)
-        numbers = parts[..., size:].contiguous().view(torch.float16).unflatten(2, (-1, LANES)).permute(2, 0, 3, 1)  # (1 or 2, P, 16, G)
-        scales, *minimums = (x.flatten(0, 1) for x in numbers)
+        parts = panels.numpy().reshape(len(panels), groups, -1)
+        words = np.ascontiguousarray(parts[..., :size]).view(np.uint32).reshape(len(panels), groups, quads, LANES)
+        q = np.ascontiguousarray(words.transpose(0, 3, 1, 2)).view(np.uint8).reshape(-1, groups, quads * 4)  # (P x 16, G, 32 or 16)
+        numbers = np.ascontiguousarray(parts[..., size:]).view(np.float16).reshape(len(panels), groups, -1, LANES)
+        scales, *minimums = numbers.transpose(2, 0, 3, 1).reshape(-1, len(panels) * LANES, groups)
         found = Quantised(
-            precision=packed.precision,
-            columns=packed.columns,
-            q=q.flatten(2).flatten(0, 1),
-            scales=scales,
-            minimums=minimums[0] if minimums else None,
+            precision=packed.precision, columns=packed.columns, q=q, scales=scales, minimums=minimums[0] if minimums else None
         )
         whole = found.dequantised()
     if packed.pairs:

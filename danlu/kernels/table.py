@@ -13,7 +13,7 @@ from danlu.base.device import lone_threads
 from danlu.base.memory import zeros
 from danlu.kernels.packing import Packed, Precision, Quantised, pack, paired, stacked
 from danlu.models.gpt import GPTConfig
-from danlu.nn.position import Rotary
+from danlu.nn.position import RotaryConfig, turns
 
 LANES = 16
 ALIGNED = 64  # bytes
@@ -44,9 +44,31 @@ class Layer:
     down: Packed
 
 
+class Turning:
+    """Cosines and sines of rotary positions, computed when a step first comes so far: contexts are long, and most texts are short.
+
+    Shapes: cosines and sines (S, E / 2), float32.
+    """
+
+    STRETCH = 1024  # positions computed at once
+
+    def __init__(self, rotary: RotaryConfig, head_dim: int, context_length: int) -> None:
+        self.rotary, self.head_dim, self.filled = rotary, head_dim, 0
+        shape = (context_length, head_dim // 2)
+        self.cosines, self.sines = (zeros(4 * math.prod(shape), huge=False).view(torch.float32).view(shape) for _ in range(2))
+
+    def reach(self, count: int) -> None:
+        """Fill the tables for the first `count` positions, at least."""
+        start, end = self.filled, min(count + -count % self.STRETCH, len(self.cosines))
+        if count > start:
+            for table, found in zip((self.cosines, self.sines), turns(self.rotary, self.head_dim, start, end), strict=True):
+                table.numpy()[start:end] = found.numpy()
+            self.filled = end
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All that a step needs to know. Shapes: cosines and sines (S, E / 2), positions (S, D)."""
+    """All that a step needs to know. Shapes: positions (S, D)."""
 
     config: GPTConfig
     precision: Precision
@@ -54,8 +76,7 @@ class Table:
     norm: Norm
     embedding: Packed
     head: Packed
-    cosines: Tensor | None
-    sines: Tensor | None
+    turning: Turning | None
     positions: Tensor | None
 
     @property
@@ -111,14 +132,12 @@ def make_table(config: GPTConfig, weight: Weight, precision: Precision) -> Table
             down=matrix(f"{block}.feedforward.down"),
         )
 
-    with lone_threads() as threads:  # which do not wait for each other at the end of every small operation
-        layers = list(threads.map(layer, [f"blocks.{i}" for i in range(config.num_layers)]))
     scores: Precision = "int8" if precision == "int4" else precision
-    embedding = matrix("embedding", scores)
-    head = embedding if config.tied else matrix("head", scores)
-    embedding, head = _side_by_side(layers, embedding, head)
-    rotary = None if config.rotary is None else Rotary(config.rotary, config.head_dim, config.context_length)
-    half = config.head_dim // 2
+    shelf = Shelf()
+    head = shelf.moved(matrix("embedding" if config.tied else "head", scores))  # first, while nothing else takes room
+    embedding = head if config.tied else shelf.moved(matrix("embedding", scores))
+    with lone_threads() as threads:  # which do not wait for each other at the end of every small operation
+        layers = [shelf.layer(one) for one in threads.map(layer, [f"blocks.{i}" for i in range(config.num_layers)])]
     positions = weight("position.weight")
     return Table(
         config=config,
@@ -127,35 +146,37 @@ def make_table(config: GPTConfig, weight: Weight, precision: Precision) -> Table
         norm=needed("norm"),
         embedding=embedding,
         head=head,
-        cosines=None if rotary is None else rotary.cosines[:, :half].contiguous(),
-        sines=None if rotary is None else rotary.sines[:, :half].contiguous(),
+        turning=None if config.rotary is None else Turning(config.rotary, config.head_dim, config.context_length),
         positions=None if positions is None else _plain(positions),
     )
 
 
-def _side_by_side(layers: list[Layer], embedding: Packed, head: Packed) -> tuple[Packed, Packed]:
-    """Move all matrices into one stretch of huge pages, in the order in which a step reads them; each is freed when it has been moved."""
-    matrices = [one for layer in layers for one in (layer.query_key_value, layer.output, layer.up, layer.down)]
-    matrices += [head] if embedding is head else [head, embedding]
-    room, begin = zeros(sum(one.num_bytes + -one.num_bytes % ALIGNED for one in matrices), huge=True), 0
-    del matrices
+class Shelf:
+    """Stretches of huge pages into which matrices are moved in the order in which a step reads them; what they leave is freed."""
 
-    def moved(matrix: Packed) -> Packed:
-        nonlocal begin
-        place = room[begin : begin + matrix.num_bytes].view(matrix.panels.shape)
-        begin += matrix.num_bytes + -matrix.num_bytes % ALIGNED
-        return replace(matrix, panels=place.copy_(matrix.panels))
+    SIZE = 2**28  # bytes of one stretch; what nothing is moved to takes no memory
 
-    for number, layer in enumerate(layers):
-        layers[number] = replace(
+    def __init__(self) -> None:
+        self.room, self.begin = zeros(0, huge=True), 0
+
+    def moved(self, matrix: Packed) -> Packed:
+        """The same matrix, here."""
+        if self.begin + matrix.num_bytes > len(self.room):
+            self.room, self.begin = zeros(max(self.SIZE, matrix.num_bytes), huge=True), 0
+        place = self.room[self.begin : self.begin + matrix.num_bytes].view(matrix.panels.shape)
+        self.begin += matrix.num_bytes + -matrix.num_bytes % ALIGNED
+        place.numpy()[:] = matrix.panels.numpy()
+        return replace(matrix, panels=place)
+
+    def layer(self, layer: Layer) -> Layer:
+        """The same layer, its matrices here."""
+        return replace(
             layer,
-            query_key_value=moved(layer.query_key_value),
-            output=moved(layer.output),
-            up=moved(layer.up),
-            down=moved(layer.down),
+            query_key_value=self.moved(layer.query_key_value),
+            output=self.moved(layer.output),
+            up=self.moved(layer.up),
+            down=self.moved(layer.down),
         )
-    last = moved(head)
-    return (last if embedding is head else moved(embedding)), last
 
 
 def weights_of(module: torch.nn.Module) -> Weight:

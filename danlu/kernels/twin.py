@@ -86,9 +86,10 @@ class TwinSteps(Steps):
     def _turned(self, heads: Tensor, norm: Norm | None, positions: Tensor) -> Tensor:
         """Queries or keys (rows, heads, E), normalised where the model does, turned to their positions."""
         heads = heads if norm is None else normalised(heads, norm)
-        if self.table.cosines is None or self.table.sines is None:
+        if self.table.turning is None:
             return heads
-        cosines, sines = self.table.cosines[positions, None], self.table.sines[positions, None]
+        self.table.turning.reach(int(positions.max()) + 1)
+        cosines, sines = self.table.turning.cosines[positions, None], self.table.turning.sines[positions, None]
         first, second = heads.chunk(2, dim=-1)
         return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
 

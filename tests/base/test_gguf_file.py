@@ -192,9 +192,9 @@ def test_matrices_are_given_as_they_are_packed(tmp_path: Path) -> None:
     assert tensors.kinds == {name: kind for name, (_, kind) in held.items()} | {"vector": "F32"}
     for name, (values, kind) in held.items():
         expected = gguf.quantize(values, gguf.GGMLQuantizationType[kind])
-        assert tensors.packed[name].dtype == torch.uint8
-        assert np.array_equal(tensors.packed[name].numpy(), expected.view(np.uint8).reshape(len(values), -1))
-    tensors.packed["Q4_0"].fill_(0)  # a copy: the file stays as it is
+        assert tensors.packed[name].dtype == np.uint8
+        assert np.array_equal(tensors.packed[name], expected.view(np.uint8).reshape(len(values), -1))
+    tensors.packed["Q4_0"].fill(0)  # a copy: the file stays as it is
     assert tensors["Q4_0"].any() and tensors.packed["Q4_0"].any()
     assert tensors.used == {"Q4_0"}
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
-from danlu.base.memory import memory, zeros
+from danlu.base.memory import memory, memory_returned, zeros
 
 MB = 2**20
 
@@ -36,3 +38,13 @@ def test_memory_is_taken_as_it_is_written_to_and_goes_with_its_last_tensor(huge:
 
 def test_nothing_is_a_size_too() -> None:
     assert zeros(0, huge=True).shape == (0,)
+
+
+def test_what_threads_freed_is_given_back() -> None:
+    process = psutil.Process()
+    with memory_returned(), ThreadPoolExecutor(2) as threads:
+        before = process.memory_info().rss
+        sums = list(threads.map(lambda size: float(np.ones(size * MB // 8).sum()), [24, 12, 6, 3] * 4))
+        left = process.memory_info().rss - before
+    assert sums == [size * MB // 8 for size in [24, 12, 6, 3] * 4]
+    assert left < 3 * MB

@@ -170,7 +170,7 @@ def test_any_order_of_events_keeps_the_books() -> None:
                     pages.know(key, found[-1])
             running.append(found)
         users = [sum(taken.count(page) for taken in running) for page in range(12)]
-        assert users == pages.users
+        assert users == list(pages.users)
         assert pages.used == sum(count > 0 for count in users)
         assert sorted([*pages.free, *pages.idle, *(page for page in range(12) if users[page])]) == list(range(12))
         assert len(pages.idle) <= 4 and {key: page for page, key in pages.key_of.items()} == pages.page_of

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.skipif(not BUILDS, reason="no kernels were built here")
 def without_minimums(weight: Tensor) -> Quantised:
     """4 bits from 8 downwards, as a file of Q4_0 has them."""
     found = quantise(weight, "int4")
-    return replace(found, scales=(weight.abs().amax() / 8).expand_as(found.scales).half(), minimums=None)
+    scale = float(weight.abs().amax() / 8)
+    return replace(found, scales=np.full_like(found.scales, scale), minimums=None)
 
 
 # All kinds of matrices that kernels know.

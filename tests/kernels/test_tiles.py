@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ def build(request: pytest.FixtureRequest) -> Any:
 def from_eight(weight: Tensor) -> Quantised:
     """4 bits without minimums, as a file of Q4_0 has them."""
     found = quantise(weight, "int4")
-    return replace(found, scales=(weight.abs().amax() / 8).expand_as(found.scales).half(), minimums=None)
+    scale = float(weight.abs().amax() / 8)
+    return replace(found, scales=np.full_like(found.scales, scale), minimums=None)
 
 
 KINDS = {

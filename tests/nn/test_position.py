@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from danlu.base.errors import ConfigError
-from danlu.nn.position import FREQUENCY_SCALINGS, Rotary, RotaryConfig, rotate
+from danlu.nn.position import FREQUENCY_SCALINGS, Rotary, RotaryConfig, rotate, turns
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
 
@@ -54,11 +55,11 @@ def test_scores_depend_on_distance_alone() -> None:
 def test_scaled_frequencies_equal_those_of_transformers(scaling: dict[str, Any], head_dim: int) -> None:
     config = LlamaConfig(head_dim=head_dim, max_position_embeddings=1024, rope_parameters=scaling | {"rope_theta": 10_000.0})
     expected, attention_factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"))
-    plain = 10_000.0 ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    plain = 10_000.0 ** -(np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     found = FREQUENCY_SCALINGS[scaling["rope_type"]](plain, scaling)
     assert attention_factor == 1.0
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-    assert not torch.allclose(found, plain, rtol=1e-3)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
+    assert not np.allclose(found, plain, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,16 @@ def test_the_way_back_through_a_turn_is_that_of_autograd() -> None:
     cosines, sines = (each.double() for each in rotary(16, torch.float32))
     torch.testing.assert_close(rotate(x, (cosines, sines)), rotate(x.detach(), (cosines, sines)))
     assert torch.autograd.gradcheck(lambda given: rotate(given, (cosines, sines)), x)
+
+
+@pytest.mark.parametrize("base", [10_000.0, 1_000_000.0])
+def test_far_positions_turn_as_those_of_transformers(base: float) -> None:
+    config = LlamaConfig(head_dim=64, max_position_embeddings=8192, rope_parameters={"rope_type": "default", "rope_theta": base})
+    expected = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(8192)[None])
+    for found, other in zip(turns(RotaryConfig(base=base), 64, 0, 8192), expected, strict=True):
+        torch.testing.assert_close(found, other[0, :, :32], atol=1e-7, rtol=0)
+
+
+def test_a_stretch_of_positions_is_that_of_the_whole() -> None:
+    for part, whole in zip(turns(RotaryConfig(), 8, 100, 120), turns(RotaryConfig(), 8, 0, 200), strict=True):
+        assert torch.equal(part, whole[100:120])
