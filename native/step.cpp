@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "attention.h"
+#include "drawing.h"
 #include "model.h"
 #include "products.h"
 #include "threads.h"

@@ -285,7 +285,7 @@ class Engine:
         elif len(sequence.generated) >= sequence.request.most_new:  # nothing was asked for but the prompt
             self._end(sequence, "length")
         else:
-            plain = sequence.sampler.greedy and not sequence.sampler.transforms
+            plain = sequence.sampler.greedy and not sequence.sampler.changes
             logits = found.values[-1]
             self._extend(sequence, found.likeliest[-1] if plain else self._draw(sequence, logits), logits)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from danlu.base.errors import RequestError
 from danlu.base.options import option
+from danlu.kernels import native
 
 MOST_ANSWERS = 16
 MOST_ALTERNATIVES = 20
@@ -143,17 +144,11 @@ def keep_top_k(logits: Tensor, value: int, _history: Sequence[int]) -> Tensor:
 def keep_top_p(logits: Tensor, value: float, _history: Sequence[int]) -> Tensor:
     """Keep the fewest likeliest tokens that hold the share `value`. Source: Holtzman et al. 2020, arXiv:1904.09751."""
     probabilities = logits.softmax(-1)
-    count = min(256, len(logits))  # few tokens hold nearly everything: sorting all of a large vocabulary costs milliseconds
-    while True:
-        top, order = probabilities.topk(count)
-        before = top.cumsum(-1) - top
-        if count == len(logits) or before[-1] >= value:
-            break
-        count = min(count * 8, len(logits))
+    top, order = probabilities.sort(descending=True)
+    before = top.cumsum(-1) - top
     kept = before < value
     kept[0] = True
-    order = order[kept]
-    return torch.full_like(logits, -math.inf).scatter(0, order, logits[order])
+    return logits.masked_fill(logits < logits[order[kept]].min(), -math.inf)
 
 
 def keep_min_p(logits: Tensor, value: float, _history: Sequence[int]) -> Tensor:
@@ -200,23 +195,37 @@ def parameters() -> dict[str, Parameter]:
     return {field.name: field.metadata["parameter"] for field in dataclasses.fields(Sampling)}
 
 
+LIMITS = (apply_temperature, keep_top_k, keep_top_p, keep_min_p)
+
+
 class Sampler:
     """Draws one answer's tokens; its draws depend on nothing but the request, its seed and the answer's number."""
 
     def __init__(self, sampling: Sampling, seed: int, index: int) -> None:
-        self.greedy = sampling.temperature < COLDEST
-        self.transforms = [pair for pair in sampling.transforms() if not (self.greedy and pair[0] is apply_temperature)]
+        self.sampling, self.greedy = sampling, sampling.temperature < COLDEST
+        self.changes = [pair for pair in sampling.transforms() if pair[0] not in LIMITS]
         self.random = random.Random(f"{seed}/{index}")
 
     def choose(self, logits: Tensor, history: Sequence[int]) -> int:
         """Draw one token from logits (V,); `history` are the answer's tokens so far."""
-        for transform, value in self.transforms:
+        for transform, value in self.changes:
             logits = transform(logits, value, history)
         if self.greedy:
             return int(logits.argmax())
-        candidates = (logits > logits.max() - NEGLIGIBLE).nonzero()[:, 0]
-        waits = exponentials(self.random.getrandbits(63), candidates)
-        return int(candidates[(logits[candidates] - waits.log()).argmax()])
+        how, key = self.sampling, self.random.getrandbits(63)
+        if native.found() is None:
+            return draw(logits, key, how)
+        return native.draw(logits, key, how.temperature, how.top_k, how.top_p, how.min_p)
+
+
+def draw(logits: Tensor, key: int, how: Sampling) -> int:
+    """What the kernel draws (native/drawing.h), in PyTorch's operations."""
+    for transform, value in how.transforms():
+        if transform in LIMITS:
+            logits = transform(logits, value, ())
+    candidates = (logits > logits.max() - NEGLIGIBLE).nonzero()[:, 0]
+    waits = exponentials(key, candidates)
+    return int(candidates[(logits[candidates] - waits.log()).argmax()])
 
 
 def exponentials(key: int, tokens: Tensor) -> Tensor:

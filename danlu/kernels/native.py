@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from danlu.kernels.packing import PRECISIONS, Packed
 from danlu.kernels.steps import CACHES, Found, Steps, StepWork
 from danlu.kernels.table import Layer, Norm, Table
 
-LAYOUT = 2  # of panels, pages and structs, as native/model.h counts
+LAYOUT = 3  # of panels, pages and structs, as native/model.h counts
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")  # in the order of native/model.h
 
 
@@ -68,6 +68,14 @@ class CStep(Structure):
     ]
 
 
+class CDrawing(Structure):
+    _fields_ = [
+        *((name, c_float) for name in ("temperature", "top_p", "min_p")),
+        ("top_k", c_int32),
+        ("key", c_uint64),
+    ]
+
+
 @cache
 def found() -> tuple[str, Any] | None:
     """The fastest build that is there and that this processor can run: its name and the library; None if there is none."""
@@ -97,6 +105,7 @@ def _open(file: Path) -> Any:
     mine = [*(ctypes.sizeof(kind) for kind in (CMatrix, CLayer, CModel, CStep)), LAYOUT]
     if list(sizes) != mine:
         raise outdated(file)
+    library.danlu_draw.argtypes = [c_void_p, c_int32, POINTER(CDrawing)]
     return library
 
 
@@ -182,6 +191,17 @@ def multiply(packed: Packed, x: Tensor, library: Any = None, read: bool = False)
     if chosen.danlu_multiply(ctypes.byref(matrix), x.data_ptr(), len(x), read, y.data_ptr()):
         raise MemoryError("no memory for a product")
     return y[:, : packed.rows]
+
+
+def draw(logits: Tensor, key: int, temperature: float, top_k: int, top_p: float, min_p: float, library: Any = None) -> int:
+    """One token, as inference/sampling.py says it: all but a few are passed over without a look. Shapes: logits (V,)."""
+    chosen = library if library is not None else found()[1]  # type: ignore[index]
+    logits = logits.float().contiguous()
+    how = CDrawing(temperature=temperature, top_p=top_p, min_p=min_p, top_k=top_k, key=key)
+    token: int = chosen.danlu_draw(logits.data_ptr(), len(logits), ctypes.byref(how))
+    if token < 0:
+        raise MemoryError("no memory for drawing a token")
+    return token
 
 
 def _address(tensor: Tensor | None) -> int | None:

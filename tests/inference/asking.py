@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from typing import Any
 
 import pytest
@@ -40,8 +41,13 @@ class Asked:
 
     def __init__(self, engine: Engine, ids: list[int], owner: str = "", **sampling: Any) -> None:
         self.events: queue.SimpleQueue[Piece | DanluError] = queue.SimpleQueue()
-        self.request: Request = engine.submit(ids, Sampling(**sampling), self.events.put, owner=owner)
+        self.told = 0.0  # when the last event came
+        self.request: Request = engine.submit(ids, Sampling(**sampling), self._note, owner=owner)
         self.reasons: dict[int, str] = {}
+
+    def _note(self, event: Piece | DanluError) -> None:
+        self.told = time.monotonic()
+        self.events.put(event)
 
     def tokens(self) -> list[list[Token]]:
         said: list[list[Token]] = [[] for _ in range(self.request.sampling.n)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import random
 from collections import Counter
 from typing import Any
 
@@ -12,8 +13,10 @@ from transformers.generation import logits_process as peers
 
 from danlu.base.errors import RequestError
 from danlu.base.options import spread
-from danlu.inference.sampling import Sampler, Sampling, parameters
+from danlu.inference.sampling import Sampler, Sampling, draw, parameters
+from danlu.kernels import native
 
+BUILDS: dict[str, Any] = dict(native._built())
 LOGITS = [torch.randn(1000, generator=torch.Generator().manual_seed(seed)) * 4 for seed in range(5)]
 
 
@@ -80,6 +83,41 @@ def test_draws_follow_the_probabilities() -> None:
     counts = Counter(sampler.choose(logits, ()) for _ in range(4000))
     for token, share in enumerate((0.1, 0.2, 0.3, 0.4)):
         assert abs(counts[token] / 4000 - share) < 4 * math.sqrt(share * (1 - share) / 4000)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_kernel_draws_what_pytorch_draws(build: str) -> None:
+    dice = random.Random(build)
+    for case in range(300):
+        size, spread = dice.choice((1, 5, 63, 64, 65, 1000, 5000)), dice.choice((0.01, 1, 4, 10))
+        logits = torch.randn(size, generator=torch.Generator().manual_seed(case)) * spread
+        if size > 10 and case % 3 == 0:
+            logits[torch.randint(size, (size // 2,), generator=torch.Generator().manual_seed(case))] = -math.inf
+        given = {
+            "temperature": (0.05, 0.5, 1.0, 2.0, 50.0),
+            "top_k": (0, 1, 5, 40, 3000),
+            "top_p": (1.0, 0.999, 0.9, 0.5, 0.0),
+            "min_p": (0, 0.05, 0.5, 1),
+        }
+        limits = {name: dice.choice(values) for name, values in given.items()}
+        for key in (0, 1, 2**63 - 1, *(dice.getrandbits(63) for _ in range(5))):
+            assert native.draw(logits, key, **limits, library=BUILDS[build]) == draw(logits, key, Sampling(**limits)), limits  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_kernel_keeps_equal_logits_together_and_leaves_out_all_below_a_limit(build: str) -> None:
+    logits = torch.tensor([3.0, 1.0, 2.0, 3.0, 2.0, -math.inf])
+    for limits, kept in (
+        ({"top_k": 1}, {0, 3}),
+        ({"top_k": 3}, {0, 2, 3, 4}),
+        ({"top_p": 0.3}, {0, 3}),
+        ({"top_p": 0.8}, {0, 2, 3, 4}),
+        ({"min_p": 0.3}, {0, 2, 3, 4}),
+        ({"min_p": 0.5}, {0, 3}),
+        ({}, {0, 1, 2, 3, 4}),
+    ):
+        how = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | limits
+        assert {native.draw(logits, key, **how, library=BUILDS[build]) for key in range(400)} == kept  # type: ignore[arg-type]
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:
