@@ -32,10 +32,10 @@ class Speed:
 
 
 class Meter:
-    """Draws prompts and times answers of one model; none of them ends before its length."""
+    """Draws prompts and times answers of one model, greedy or drawn; none of them ends before its length."""
 
-    def __init__(self, model: Model, seed: int = 0) -> None:
-        self.model, self.draw = model, random.Random(seed)
+    def __init__(self, model: Model, seed: int = 0, temperature: float = 0.0) -> None:
+        self.model, self.draw, self.temperature = model, random.Random(seed), temperature
         self.size = model.config.vocabulary_size
 
     def prompt(self, length: int) -> list[int]:
@@ -43,7 +43,7 @@ class Meter:
         return [self.draw.randrange(3 if self.size > 3 else 0, self.size) for _ in range(length)]
 
     def decode(self, batch: int, tokens: int, context: int = 0) -> Speed:
-        """`batch` answers of `tokens` tokens at once, greedy. With a context, the prompts were read before the clock begins."""
+        """`batch` answers of `tokens` tokens at once. With a context, the prompts were read before the clock begins."""
         self._check(max(context, SHORT) + tokens)
         best = 0.0
         with self._endless():
@@ -90,7 +90,7 @@ class Meter:
 
             return hear
 
-        sampling = Sampling(temperature=0, max_tokens=tokens)
+        sampling = Sampling(temperature=self.temperature, max_tokens=tokens)
         began = time.perf_counter()
         for number, prompt in enumerate(prompts):
             self.model.submit(prompt, sampling, listener(number))  # type: ignore[arg-type]

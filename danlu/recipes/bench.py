@@ -28,13 +28,14 @@ def decode(
     prompt: int = 512,
     tokens: int = 128,
     context: int = 0,
+    temperature: float = 0.0,
     precision: str = "auto",
     threads: int | None = None,
     json: bool = False,
 ) -> list[Speed]:
     """Tokens a second through the engine: answers that advance together, one long prompt, and the wait for a first token.
 
-    Prompts are drawn at random, answers are greedy and none ends early; the best of three turns counts. Run nothing beside it.
+    Prompts are drawn at random and no answer ends early; the best of three turns counts. Run nothing beside it.
 
     Parameters
     ----------
@@ -48,6 +49,8 @@ def decode(
         New tokens of each answer.
     context
         Tokens that each answer has behind it when the clock begins; without it prompts are short, and counted in the time.
+    temperature
+        0: answers are greedy, as other engines are measured; from 0.00001 on their tokens are drawn.
     precision
         auto, float32, bfloat16, int8 or int4.
     threads
@@ -63,7 +66,7 @@ def decode(
         loaded.check_generates()
         if max(batch) > (most := loaded.limits.sequences):
             raise ConfigError(f"--batch came as {max(batch)}; at most {most} answers advance together")
-        meter = Meter(loaded)
+        meter = Meter(loaded, temperature=temperature)
         meter.decode(1, 4)  # the engine is made, and memory is touched
 
         def tell(speed: Speed) -> None:
