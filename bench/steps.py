@@ -27,7 +27,7 @@ from danlu.data.batches import Batches
 from danlu.models.gpt import GPT, GPTConfig
 from danlu.nn.attention import AttentionConfig
 from danlu.nn.feedforward import FeedForwardConfig
-from danlu.nn.linear import linear
+from danlu.nn.linear import for_weights, linear
 from danlu.nn.norm import NormConfig
 from danlu.training.checkpoint import Progress
 from danlu.training.config import Extent, TrainingConfig
@@ -95,7 +95,7 @@ def products(module: nn.Module, precision: Precision) -> Callable[[], None]:
                 x, back = read[weight.shape[1]], given[weight.shape[0]]
                 linear(x, weight)
                 linear(back, weight.t())
-                linear(back.t(), x.t())
+                for_weights(back, x)
 
     return steps
 

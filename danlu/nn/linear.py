@@ -38,16 +38,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             x = x.to(torch.get_autocast_dtype("cpu"))
             if native.makes_weight_gradient(x, weight):
                 return _HalfProduct.apply(x, weight, bias)  # type: ignore[no-any-return]
-        elif not torch.is_autocast_enabled("cpu") and _halves_are_unused() and _fit(x, weight):
+        elif not torch.is_autocast_enabled("cpu") and _better_by_onednn() and _fit(x, weight):
             return _Product.apply(x, weight, bias)  # type: ignore[no-any-return]
     return F.linear(x, weight, bias)
 
 
+def _can() -> dict[str, Any]:
+    return getattr(torch.cpu, "get_capabilities", dict)()  # type: ignore[no-any-return]
+
+
 @cache
-def _halves_are_unused() -> bool:
-    """Whether torch's own float32 products keep to vectors of 8 where the processor has 16: MKL does so on all but Intel's."""
-    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.backends.mkldnn.is_available() and str(can.get("cpu_name")).startswith("AMD") and bool(can.get("avx512_f"))
+def _better_by_onednn() -> bool:
+    """Whether torch's own float32 products leave a good part of the processor unused: MKL does so on all but Intel's."""
+    return torch.backends.mkldnn.is_available() and str(_can().get("cpu_name")).startswith("AMD")
+
+
+@cache
+def _wide() -> bool:
+    """Whether oneDNN is better at gradients of weights, too: with vectors of 16, to which MKL does not come there."""
+    return bool(_can().get("avx512_f"))
 
 
 def _fit(x: Tensor, weight: Tensor) -> bool:
@@ -71,7 +80,7 @@ class _Product(Function):
         rows = back.flatten(0, -2)
         return (
             _multiplied(back, weight.t()) if for_x else None,
-            _multiplied(rows.t(), x.flatten(0, -2).t()) if for_weight else None,
+            for_weights(rows, x.flatten(0, -2)) if for_weight else None,
             rows.sum(0) if for_bias else None,
         )
 
@@ -94,6 +103,13 @@ class _HalfProduct(Function):
         with record_function(f"{WEIGHT_GRADIENT} {rows.shape[1]} {rows.shape[0]} {x.shape[-1]}"):
             found = native.weight_gradient(rows, x.flatten(0, -2), for_bias)
         return (rows @ halves).view(x.shape) if for_x else None, *found
+
+
+def for_weights(back: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a product's weights. Shapes: back (rows, N), x (rows, K) -> (N, K)."""
+    if back.dtype == torch.float32 and _better_by_onednn() and _wide():
+        return _multiplied(back.t(), x.t())
+    return back.t() @ x
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

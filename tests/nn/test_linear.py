@@ -19,7 +19,8 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """As on a processor that has use for it, for products of any size; the shapes of those that went that way."""
-    monkeypatch.setattr(products, "_halves_are_unused", lambda: True)
+    monkeypatch.setattr(products, "_better_by_onednn", lambda: True)
+    monkeypatch.setattr(products, "_wide", lambda: True)
     monkeypatch.setattr(products, "FEW", 0)
     shapes, own = list[tuple[int, ...]](), products._multiplied
 
@@ -46,6 +47,20 @@ def test_products_and_their_gradients(taken: list[tuple[int, ...]], shape: tuple
     for one, other in gradients:
         torch.testing.assert_close(one.double(), other, atol=2e-5, rtol=1e-5)
     assert len(taken) == 3
+
+
+@needs_onednn
+def test_where_vectors_are_narrow_weights_have_their_gradients_from_torch(
+    taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_wide", lambda: False)
+    layer, x = Linear(33, 18), torch.randn(7, 33, requires_grad=True)
+    given = [x, *layer.parameters()]
+    found = torch.autograd.grad(layer(x).square().sum(), given)
+    expected = torch.autograd.grad(F.linear(x, layer.weight, layer.bias).square().sum(), given)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+    assert taken == [(7, 33, 18), (7, 18, 33)]
 
 
 @needs_onednn
@@ -82,7 +97,7 @@ def test_a_bias_that_lies_apart_and_rows_without_a_batch(taken: list[tuple[int, 
 
 
 def test_elsewhere_it_is_torchs_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_halves_are_unused", lambda: False)
+    monkeypatch.setattr(products, "_better_by_onednn", lambda: False)
     layer, x = Linear(600, 500), torch.randn(100, 600)
     assert isinstance(layer, nn.Linear) and torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
