@@ -184,7 +184,7 @@ int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 5; }
+int32_t danlu_layers() { return 6; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -229,17 +229,28 @@ int32_t danlu_pairs() {
 #endif
 }
 
+// Whether attention in float32 is made here, too: tiles have no float32, and without AVX2 there are too few registers.
+int32_t danlu_singles() {
+#if defined(__AVX2__) && !defined(__AMX_BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 // Attention of whole sequences: `mixed` and `rests` are made. 1 if there was no memory.
 int32_t danlu_attend(const danlu::Whole* whole, int32_t threads) {
     return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
-        danlu::attend_whole(*whole, i / whole->kv_heads, i % whole->kv_heads, room);
+        danlu::by_word(*whole,
+                       [&](auto word) { danlu::attend_whole<decltype(word)>(*whole, i / whole->kv_heads, i % whole->kv_heads, room); });
     });
 }
 
 // Its gradients, given that of `mixed`: query_back, key_back and value_back are made.
 int32_t danlu_attend_back(const danlu::Whole* whole, int32_t threads) {
     return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
-        danlu::attend_whole_back(*whole, i / whole->kv_heads, i % whole->kv_heads, room);
+        danlu::by_word(
+            *whole, [&](auto word) { danlu::attend_whole_back<decltype(word)>(*whole, i / whole->kv_heads, i % whole->kv_heads, room); });
     });
 }
 

@@ -4,7 +4,7 @@
 #pragma once
 #include <algorithm>
 
-#include "pairs.h"
+#include "words.h"
 
 namespace danlu {
 

@@ -196,10 +196,11 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
 
 
 def at_once(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether whole sequences are quicker than torch's blocks: short ones in bfloat16, on a processor, by our kernel or in training."""
-    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or query.shape[2] != key.shape[2] or key.shape[2] > WHOLE:
+    """Whether whole sequences are quicker than torch's blocks: short ones, on a processor, by our kernel or, in bfloat16, in training."""
+    if query.device.type != "cpu" or query.shape[2] != key.shape[2] or key.shape[2] > WHOLE:
         return False
-    return native.attends(query, key, value) or (query.requires_grad and query.shape[1] == key.shape[1])
+    by_torch = query.dtype == torch.bfloat16 and query.requires_grad and query.shape[1] == key.shape[1]
+    return native.attends(query, key, value) or by_torch
 
 
 def whole_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> Tensor:

@@ -18,14 +18,14 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 5  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 6  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
 BLOCK = 32  # rows and columns of a gradient by tiles do
 
 
 class Strided(Structure):
-    """An array (B, H, T, E) of bfloat16 whose channels lie side by side, as native/whole_attention.h has it."""
+    """An array (B, H, T, E) whose channels lie side by side, as native/whole_attention.h has it."""
 
     _fields_ = [("first", c_void_p), *((name, c_int64) for name in ("batch", "head", "position"))]
 
@@ -40,7 +40,7 @@ class Whole(Structure):
     _fields_ = [
         *((name, Strided) for name in ("query", "key", "value", "mixed", "mixed_back", "query_back", "key_back", "value_back")),
         ("rests", c_void_p),
-        *((name, c_int32) for name in ("batches", "heads", "kv_heads", "length", "channels", "causal")),
+        *((name, c_int32) for name in ("batches", "heads", "kv_heads", "length", "channels", "causal", "halves")),
         ("scale", c_float),
     ]  # fmt: skip
 
@@ -97,11 +97,11 @@ def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | N
 
 
 def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): bfloat16 that the processor multiplies by pairs."""
-    fits = all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in (query, key, value)) and query.numel() > 0
+    """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): bfloat16 that the processor multiplies by pairs, or float32."""
+    fits = all(one.dtype == query.dtype and one.device.type == "cpu" for one in (query, key, value)) and query.numel() > 0
     batch, kv_heads, *rest = key.shape
     belong = key.shape == value.shape and [batch, *rest] == [len(query), *query.shape[2:]] and query.shape[1] % kv_heads == 0
-    return fits and belong and query.shape[3] % LANES == 0 and _library() is not None and _library().pairs
+    return fits and belong and query.shape[3] % LANES == 0 and _library() is not None and query.dtype in _library().attends
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
@@ -145,7 +145,8 @@ def _whole(query: Tensor, key: Tensor, value: Tensor, mixed: Tensor, rests: Tens
     batches, heads, length, channels = query.shape
     return Whole(
         query=Strided.of(query), key=Strided.of(key), value=Strided.of(value), mixed=Strided.of(mixed), rests=rests.data_ptr(),
-        batches=batches, heads=heads, kv_heads=key.shape[1], length=length, channels=channels, causal=causal, scale=scale,
+        batches=batches, heads=heads, kv_heads=key.shape[1], length=length, channels=channels, causal=causal, halves=_half(query),
+        scale=scale,
     )  # fmt: skip
 
 
@@ -305,4 +306,6 @@ def opened(file: str) -> Any:
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     library.danlu_weight_gradient.argtypes = [POINTER(WeightGradient), c_int32]
     library.pairs, library.tiled = bool(library.danlu_pairs()), bool(library.danlu_tiled())  # asks the system for tiles, too
+    library.attends = {torch.bfloat16} if library.pairs else set()
+    library.attends |= {torch.float32} if library.danlu_singles() else set()
     return library
