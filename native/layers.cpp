@@ -184,7 +184,7 @@ int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 6; }
+int32_t danlu_layers() { return 7; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -218,21 +218,25 @@ void danlu_norm_back(const danlu::NormRows* norm, int32_t threads) {
     danlu::parts_by(*norm, threads, [&](auto x, auto added, auto y, int64_t part) { danlu::norm_part_back<x, added, y>(*norm, part); });
 }
 
-// Whether pairs of bfloat16 are multiplied by an instruction of their own here.
+// Up to how many positions attention in bfloat16 is quicker here than torch's: where pairs are multiplied by an instruction of their own.
 int32_t danlu_pairs() {
 #if defined(__AMX_BF16__)
-    return danlu::tiles_granted();
+    return danlu::tiles_granted() ? 512 : 0;
 #elif defined(__AVX512BF16__)
-    return 1;
+    return 4096;
 #else
     return 0;
 #endif
 }
 
-// Whether attention in float32 is made here, too: tiles have no float32, and without AVX2 there are too few registers.
+// The same in float32: tiles have none, and without AVX2 there are too few registers.
 int32_t danlu_singles() {
-#if defined(__AVX2__) && !defined(__AMX_BF16__)
-    return 1;
+#if defined(__AMX_BF16__)
+    return 0;
+#elif defined(DANLU_WIDE)
+    return 2048;
+#elif defined(__AVX2__)
+    return 512;
 #else
     return 0;
 #endif

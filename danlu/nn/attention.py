@@ -22,7 +22,7 @@ from danlu.nn.norm import NormConfig, make_norm
 from danlu.nn.position import Rotation, rotate
 
 KeyValue = tuple[Tensor, Tensor]  # each (B, K, S, E)
-WHOLE = 512  # positions up to which all scores at once are quicker: measured with bench.steps
+WHOLE = 512  # positions up to which three operations over all scores are quicker: measured with bench.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +196,11 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
 
 
 def at_once(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether whole sequences are quicker than torch's blocks: short ones, on a processor, by our kernel or, in bfloat16, in training."""
-    if query.device.type != "cpu" or query.shape[2] != key.shape[2] or key.shape[2] > WHOLE:
+    """Whether whole sequences are quicker than torch's blocks, on a processor: by our kernel or, short ones in training, in bfloat16."""
+    if query.device.type != "cpu" or query.shape[2] != key.shape[2]:
         return False
-    by_torch = query.dtype == torch.bfloat16 and query.requires_grad and query.shape[1] == key.shape[1]
-    return native.attends(query, key, value) or by_torch
+    short = query.dtype == torch.bfloat16 and query.requires_grad and query.shape[1] == key.shape[1] and key.shape[2] <= WHOLE
+    return short or native.attends(query, key, value)
 
 
 def whole_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> Tensor:

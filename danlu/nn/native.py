@@ -18,7 +18,7 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 6  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 7  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
 BLOCK = 32  # rows and columns of a gradient by tiles do
@@ -97,11 +97,12 @@ def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | N
 
 
 def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): bfloat16 that the processor multiplies by pairs, or float32."""
+    """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): where it is quicker than torch, in bfloat16 or float32."""
     fits = all(one.dtype == query.dtype and one.device.type == "cpu" for one in (query, key, value)) and query.numel() > 0
     batch, kv_heads, *rest = key.shape
     belong = key.shape == value.shape and [batch, *rest] == [len(query), *query.shape[2:]] and query.shape[1] % kv_heads == 0
-    return fits and belong and query.shape[3] % LANES == 0 and _library() is not None and query.dtype in _library().attends
+    fits = fits and belong and query.shape[3] % LANES == 0 and _library() is not None
+    return fits and query.shape[2] <= _library().attends.get(query.dtype, 0)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
@@ -288,7 +289,7 @@ def _threads(tensor: Tensor) -> int:
 def _library() -> Any:
     for name, file in built("layers", __file__):
         library = opened(str(file))
-        if name != "amx" or library.pairs:  # else the system keeps the tiles to itself
+        if name != "amx" or library.tiled:  # else the system keeps the tiles to itself
             return library
     return None
 
@@ -305,7 +306,6 @@ def opened(file: str) -> Any:
     library.danlu_attend.argtypes = library.danlu_attend_back.argtypes = [POINTER(Whole), c_int32]
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     library.danlu_weight_gradient.argtypes = [POINTER(WeightGradient), c_int32]
-    library.pairs, library.tiled = bool(library.danlu_pairs()), bool(library.danlu_tiled())  # asks the system for tiles, too
-    library.attends = {torch.bfloat16} if library.pairs else set()
-    library.attends |= {torch.float32} if library.danlu_singles() else set()
+    library.tiled = bool(library.danlu_tiled())  # asks the system for them, too
+    library.attends = {torch.bfloat16: library.danlu_pairs(), torch.float32: library.danlu_singles()}  # up to so many positions
     return library

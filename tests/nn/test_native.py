@@ -217,7 +217,7 @@ def test_norms_as_modules(build: Any, kind: Any, learnt: tuple[str, ...], defaul
 
 def test_tiles_that_the_system_keeps_leave_the_build_before(monkeypatch: pytest.MonkeyPatch) -> None:
     class Kept:
-        pairs = False
+        tiled = False
 
     opened = native.opened
     monkeypatch.setattr(native, "opened", lambda file: Kept() if "_amx" in file else opened(file))

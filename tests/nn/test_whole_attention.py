@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danlu.nn import native
-from danlu.nn.attention import Attention, AttentionConfig, Look, Packing, whole_attention
+from danlu.nn.attention import WHOLE, Attention, AttentionConfig, Look, Packing, at_once, whole_attention
 from danlu.nn.norm import NormConfig
 
 CLOSE = {torch.bfloat16: 8e-3, torch.float32: 2e-6}  # relative: what rounding leaves
@@ -118,6 +118,14 @@ def test_shapes_that_do_not_belong_together_are_not_taken() -> None:
     assert not native.attends(query, made(4, 2, 8, 16), made(4, 1, 8, 16)) and not native.attends(*[made(4, 2, 0, 16)] * 3)
     assert not native.attends(*[made(4, 2, 8, 24)] * 3) and not native.attends(*[made(4, 2, 8, 16).double()] * 3)
     assert not native.attends(query, query.float(), query)
+
+
+def test_as_long_as_it_is_quicker(monkeypatch: pytest.MonkeyPatch, build: Any) -> None:
+    for kind, longest in build.attends.items():
+        assert not native.attends(*[made(1, 1, longest + 1, 16, numbers=kind)] * 3)
+        assert not longest or native.attends(*[made(1, 1, longest, 16, numbers=kind)] * 3)
+    monkeypatch.setattr(native, "attends", lambda *_: False)
+    assert [at_once(*[made(1, 1, length, 16).requires_grad_()] * 3) for length in (WHOLE, WHOLE + 1)] == [True, False]
 
 
 def test_without_the_kernel_three_operations_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
