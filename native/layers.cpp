@@ -167,6 +167,7 @@ int32_t rows_by(int64_t rows, int64_t length, int32_t threads, Work work) {
 template <class Work>
 int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
     constexpr int64_t LINE = 64 / sizeof(uint32_t);
+    threads = (int32_t)std::min<int64_t>(threads, count);
     words = (words + LINE - 1) / LINE * LINE;
     uint32_t* rooms = new (std::nothrow) uint32_t[words * threads + LINE];
     if (!rooms) return 1;
@@ -184,7 +185,7 @@ int32_t numbers_by(int64_t count, int64_t words, int32_t threads, Work work) {
 extern "C" {
 
 // Raised, here and in danlu/nn/native.py, whenever these functions take something else.
-int32_t danlu_layers() { return 7; }
+int32_t danlu_layers() { return 8; }
 
 // y = a(x), times `other` if there is one. With `back`, the gradient of y: y takes the gradient of x, other_back that of `other`.
 // Numbers are bfloat16 if `half`, else float32.
@@ -218,25 +219,17 @@ void danlu_norm_back(const danlu::NormRows* norm, int32_t threads) {
     danlu::parts_by(*norm, threads, [&](auto x, auto added, auto y, int64_t part) { danlu::norm_part_back<x, added, y>(*norm, part); });
 }
 
-// Up to how many positions attention in bfloat16 is quicker here than torch's: where pairs are multiplied by an instruction of their own.
-int32_t danlu_pairs() {
+// Up to how many positions attention is quicker here than torch's; 0 where it never is. In bfloat16 it needs an instruction for pairs, in
+// float32 enough registers; tiles have no float32.
+int32_t danlu_longest(int32_t halves, [[maybe_unused]] int32_t causal) {
 #if defined(__AMX_BF16__)
-    return danlu::tiles_granted() ? 512 : 0;
+    return halves && danlu::tiles_granted() ? 512 : 0;
 #elif defined(__AVX512BF16__)
-    return 4096;
-#else
-    return 0;
-#endif
-}
-
-// The same in float32: tiles have none, and without AVX2 there are too few registers.
-int32_t danlu_singles() {
-#if defined(__AMX_BF16__)
-    return 0;
+    return halves ? 4096 : 2048;
 #elif defined(DANLU_WIDE)
-    return 2048;
+    return halves ? 0 : 2048;
 #elif defined(__AVX2__)
-    return 512;
+    return !halves && causal ? 512 : 0;
 #else
     return 0;
 #endif
@@ -244,18 +237,21 @@ int32_t danlu_singles() {
 
 // Attention of whole sequences: `mixed` and `rests` are made. 1 if there was no memory.
 int32_t danlu_attend(const danlu::Whole* whole, int32_t threads) {
-    return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
-        danlu::by_word(*whole,
-                       [&](auto word) { danlu::attend_whole<decltype(word)>(*whole, i / whole->kv_heads, i % whole->kv_heads, room); });
-    });
+    return danlu::numbers_by(
+        (int64_t)whole->batches * whole->kv_heads, danlu::attend_back_room(*whole), threads, [&](int64_t i, uint32_t* room) {
+            danlu::by_word(*whole,
+                           [&](auto word) { danlu::attend_whole<decltype(word)>(*whole, i / whole->kv_heads, i % whole->kv_heads, room); });
+        });
 }
 
 // Its gradients, given that of `mixed`: query_back, key_back and value_back are made.
 int32_t danlu_attend_back(const danlu::Whole* whole, int32_t threads) {
-    return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::whole_room(*whole), threads, [&](int64_t i, uint32_t* room) {
-        danlu::by_word(
-            *whole, [&](auto word) { danlu::attend_whole_back<decltype(word)>(*whole, i / whole->kv_heads, i % whole->kv_heads, room); });
-    });
+    return danlu::numbers_by((int64_t)whole->batches * whole->kv_heads, danlu::attend_back_room(*whole), threads,
+                             [&](int64_t i, uint32_t* room) {
+                                 danlu::by_word(*whole, [&](auto word) {
+                                     danlu::attend_whole_back<decltype(word)>(*whole, i / whole->kv_heads, i % whole->kv_heads, room);
+                                 });
+                             });
 }
 
 // Whether products are made by tiles here, and so the gradients of their weights.

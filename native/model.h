@@ -4,7 +4,7 @@
 
 namespace danlu {
 
-constexpr int32_t LAYOUT = 3;  // raised, here and in native.py, whenever panels, pages or these structs are laid out otherwise
+constexpr int32_t LAYOUT = 3;  // raised, here and in native.py, with the layout of panels, pages and structs, and with functions
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };

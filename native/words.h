@@ -149,13 +149,13 @@ inline void take_words(const uint32_t* left, int64_t row, int64_t step, const ui
 }
 
 // Rows as 16 of them side by side: for each 16 rows, for each word of channels, 16 words. Rows beyond `length` and what is beyond the
-// channels are 0. Shape: (whole / 16, half, 16) words, `half` of them for all channels.
+// channels are 0. Shape: (whole / 16, width, 16) words, `width` of them for all channels.
 template <class Word>
-inline void lay_lanes(const typename Word::Number* rows, int64_t stride, int length, int whole, int channels, int half, uint32_t* to) {
+inline void lay_lanes(const typename Word::Number* rows, int64_t stride, int length, int whole, int channels, int width, uint32_t* to) {
     for (int begin = 0; begin < whole; begin += LANES)
-        for (int word = 0; word < half; word += LANES) {
+        for (int word = 0; word < width; word += LANES) {
             uint32_t square[LANES][LANES] = {};
-            const int words = std::min(LANES, half - word), there = std::min(words, channels / Word::IN_WORD - word);
+            const int words = std::min(LANES, width - word), there = std::min(words, channels / Word::IN_WORD - word);
             for (int row = 0; row < std::min(LANES, length - begin); row++) {
                 const auto* from = rows + (begin + row) * stride + Word::IN_WORD * word;
                 if (there == LANES) store(square[row], danlu::load<Ints>(from));
@@ -188,14 +188,14 @@ inline void lay_columns(const typename Word::Number* rows, int64_t stride, int l
             store(to + e, Word::IN_WORD == 2 ? paired(numbers(row, e), numbers(row + 1, e)) : (Ints)numbers(row, e));
 }
 
-// Some rows side by side, each of `half` words; those beyond `count` and what is beyond the channels are 0.
+// Some rows side by side, each of `width` words; those beyond `count` and what is beyond the channels are 0.
 template <class Word>
-inline void lay_rows(const typename Word::Number* rows, int64_t stride, int count, int channels, int64_t half, uint32_t* to) {
+inline void lay_rows(const typename Word::Number* rows, int64_t stride, int count, int channels, int64_t width, uint32_t* to) {
     struct Eight {  // words: channels come in so many
         uint32_t words[8];
     };
     for (int r = 0; r < ROWS; r++)
-        for (int64_t word = 0; word < half; word += 8, to += 8) {
+        for (int64_t word = 0; word < width; word += 8, to += 8) {
             const bool there = r < count && Word::IN_WORD * word < channels;
             Memory<Eight>::store(to, there ? danlu::load<Eight>(rows + r * stride + Word::IN_WORD * word) : Eight{});
         }

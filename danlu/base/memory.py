@@ -40,9 +40,8 @@ def zeros(size: int, huge: bool) -> Tensor:
     import numpy as np  # late: who only asks how much memory there is, as doctor does, may have none that works
     import torch
 
-    if sys.platform == "win32":
-        return torch.zeros(size, dtype=torch.uint8)
-    room = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = () if sys.platform == "win32" else (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)
+    room = mmap.mmap(-1, max(size, 1), *flags)
     if huge:
         with suppress(AttributeError, OSError):  # other systems, or a kernel without them
             room.madvise(mmap.MADV_HUGEPAGE)
@@ -53,40 +52,40 @@ def zeros(size: int, huge: bool) -> Tensor:
 def memory_kept() -> Iterator[None]:
     """While open, memory that is freed stays with this process, for the next that asks: work whose large arrays come and go by the
     thousand spends a tenth of its time on getting them from the system page by page (glibc only; elsewhere nothing changes)."""
-    _tune({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1})
-    try:
+    with _tuned({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}):
         yield
-    finally:
-        _settle()
 
 
 @contextmanager
 def memory_returned() -> Iterator[None]:
     """While open, every array goes back to the system as soon as it is freed: for work that needs many for a moment each, after which
     little is left. Otherwise what threads free stays with their own stores (glibc only; elsewhere nothing changes)."""
-    _tune({M_MMAP_THRESHOLD: 2**16})
+    with _tuned({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**16, M_TRIM_THRESHOLD: 2**16}):
+        yield
+
+
+_open: list[dict[int, int]] = []  # what is tuned just now, the newest last: a model may be loaded while another is trained
+
+
+@contextmanager
+def _tuned(settings: dict[int, int]) -> Iterator[None]:
+    """While open, malloc goes by these settings; behind it by those that are still open, or else where its own rule ends up."""
+    _open.append(settings)
+    _tune(settings)
     try:
         yield
     finally:
-        _settle()
-
-
-def _settle() -> None:
-    """Where glibc's own rule ends up, which tuning puts out of force; what is free goes back to the system."""
-    _tune({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
-    give_back()
+        place = next(i for i, one in enumerate(_open) if one is settings)
+        del _open[place]
+        _tune(_open[-1] if _open else {M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
+        with suppress(*ABSENT):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tune(settings: dict[int, int]) -> None:
     with suppress(*ABSENT):
         for name, value in settings.items():
             ctypes.CDLL(None).mallopt(name, value)
-
-
-def give_back() -> None:
-    """Return memory that was freed to the system, where its library keeps it for later (glibc)."""
-    with suppress(*ABSENT):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def let_go(mapped: mmap.mmap) -> None:

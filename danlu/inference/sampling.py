@@ -142,10 +142,18 @@ def keep_top_k(logits: Tensor, value: int, _history: Sequence[int]) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, value: float, _history: Sequence[int]) -> Tensor:
-    """Keep the fewest likeliest tokens that hold the share `value`. Source: Holtzman et al. 2020, arXiv:1904.09751."""
+    """Keep the fewest likeliest tokens that hold the share `value`, and those as likely as the last of them.
+
+    Source: Holtzman et al. 2020, arXiv:1904.09751.
+    """
     probabilities = logits.softmax(-1)
-    top, order = probabilities.sort(descending=True)
-    before = top.cumsum(-1) - top
+    count = min(256, len(logits))  # few tokens hold nearly everything: sorting all of a large vocabulary costs milliseconds
+    while True:
+        top, order = probabilities.topk(count)
+        before = top.cumsum(-1) - top
+        if count == len(logits) or before[-1] >= value:
+            break
+        count = min(count * 8, len(logits))
     kept = before < value
     kept[0] = True
     return logits.masked_fill(logits < logits[order[kept]].min(), -math.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,40 @@ def read_vocabulary(metadata: Mapping[str, Any], source: Path) -> Tokenizer:
     if kind == "gpt2" and (not isinstance(cut, str) or cut not in NAMES):
         raise CheckpointError(f"{source} came with a tokenizer that cuts text as {cut!r}; known are {', '.join(NAMES)}")
     try:
-        pieces = _pieces(metadata)
+        pieces = Pieces(metadata)
         settings = _settings(metadata, kind, pieces)
         return Tokenizer(READERS[kind](metadata, pieces, settings), settings)
     except Exception as error:  # the library raises plain Exception for merges it cannot take
         raise CheckpointError(f"{source} came with a damaged vocabulary ({error!r}); fetch it again") from None
 
 
-def _pieces(metadata: Mapping[str, Any]) -> list[Piece]:
-    tokens = metadata[FIELD + "tokens"]
-    kinds = metadata.get(FIELD + "token_type") or [Kind.NORMAL] * len(tokens)
-    scores = metadata.get(FIELD + "scores") or [0.0] * len(tokens)
-    return [Piece(text, float(score), Kind(kind or Kind.NORMAL)) for text, score, kind in zip(tokens, scores, kinds, strict=True)]
+class Pieces(Sequence[Piece]):
+    """A file's vocabulary. Pieces are made when they are asked for: all of them would be ten megabytes of small objects, which leave holes
+    in Python's memory between what stays."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self.texts: list[str] = list(metadata[FIELD + "tokens"])
+        self.kinds: Sequence[int] = metadata.get(FIELD + "token_type") or [Kind.NORMAL] * len(self.texts)
+        self.scores: Sequence[float] = metadata.get(FIELD + "scores") or [0.0] * len(self.texts)
+        if not len(self.texts) == len(self.kinds) == len(self.scores):
+            raise ValueError(f"{len(self.texts)} tokens with {len(self.kinds)} types and {len(self.scores)} scores")
+        for kind in set(self.kinds):
+            Kind(kind or Kind.NORMAL)  # ValueError for one that is none
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, id: Any) -> Any:
+        if isinstance(id, slice):
+            return [self[each] for each in range(*id.indices(len(self)))]
+        return Piece(self.texts[id], float(self.scores[id]), Kind(self.kinds[id] or Kind.NORMAL))
+
+    def texts_of(self, *kinds: Kind) -> list[str]:
+        """The texts of all pieces of these kinds."""
+        return [text for text, kind in zip(self.texts, self.kinds, strict=True) if kind in kinds]
 
 
-def _settings(metadata: Mapping[str, Any], kind: str, pieces: list[Piece]) -> Settings:
+def _settings(metadata: Mapping[str, Any], kind: str, pieces: Pieces) -> Settings:
     ids = {ours: metadata.get(f"{FIELD}{theirs}_token_id", USUAL_IDS.get(kind, {}).get(ours)) for ours, theirs in TOKEN_IDS.items()}
     settings: Settings = {ours: pieces[id].text for ours, id in ids.items() if id is not None and 0 <= id < len(pieces)}
     template = metadata.get(TEMPLATE)
@@ -66,10 +85,11 @@ def _settings(metadata: Mapping[str, Any], kind: str, pieces: list[Piece]) -> Se
     return settings if template is None else settings | {"chat_template": template}
 
 
-def _byte_level(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+def _byte_level(metadata: Mapping[str, Any], pieces: Pieces, settings: Settings) -> RawTokenizer:
     cutting = NAMES[metadata.get(FIELD + "pre", "default")]
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata[FIELD + "merges"]]
-    vocabulary = {piece.text: id for id, piece in enumerate(pieces)}
+    known = {text: text for text in pieces.texts}  # one object for a text, however often it is merged
+    merges = [tuple(known.get(part, part) for part in merge.split(" ", 1)) for merge in metadata[FIELD + "merges"]]
+    vocabulary = {text: id for id, text in enumerate(pieces.texts)}
     raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=cutting.ignore_merges))
     raw.pre_tokenizer = cutting.pre_tokenizer()
     raw.decoder = decoders.ByteLevel()
@@ -78,13 +98,13 @@ def _byte_level(metadata: Mapping[str, Any], pieces: list[Piece], settings: Sett
     return raw
 
 
-def _llama(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+def _llama(metadata: Mapping[str, Any], pieces: Pieces, settings: Settings) -> RawTokenizer:
     raw = scored_bpe(pieces, Spacing(prefix=metadata.get(FIELD + "add_space_prefix", True)))
     _frame(raw, metadata, settings, before=True, after=False)
     return raw
 
 
-def _t5(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+def _t5(metadata: Mapping[str, Any], pieces: Pieces, settings: Settings) -> RawTokenizer:
     spacing = Spacing(
         prefix=metadata.get(FIELD + "add_space_prefix", False),
         merge=metadata.get(FIELD + "remove_extra_whitespaces", False),
@@ -95,7 +115,7 @@ def _t5(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) ->
     return raw
 
 
-def _bert(metadata: Mapping[str, Any], pieces: list[Piece], settings: Settings) -> RawTokenizer:
+def _bert(metadata: Mapping[str, Any], pieces: Pieces, settings: Settings) -> RawTokenizer:
     vocabulary = {read_word(piece): id for id, piece in enumerate(pieces)}
     raw = RawTokenizer(models.WordPiece(vocabulary, unk_token=settings["unk_token"], max_input_chars_per_word=100))
     raw.normalizer = normalizers.BertNormalizer(
@@ -117,9 +137,9 @@ def read_word(piece: Piece) -> str:
     return piece.text[1:] if piece.text.startswith(SPACE) else "##" + piece.text
 
 
-def _mark(raw: RawTokenizer, pieces: list[Piece]) -> None:
-    raw.add_special_tokens([AddedToken(p.text, normalized=False) for p in pieces if p.kind in (Kind.CONTROL, Kind.UNKNOWN)])
-    raw.add_tokens([AddedToken(p.text, normalized=False) for p in pieces if p.kind == Kind.USER_DEFINED])
+def _mark(raw: RawTokenizer, pieces: Pieces) -> None:
+    raw.add_special_tokens([AddedToken(text, normalized=False) for text in pieces.texts_of(Kind.CONTROL, Kind.UNKNOWN)])
+    raw.add_tokens([AddedToken(text, normalized=False) for text in pieces.texts_of(Kind.USER_DEFINED)])
 
 
 def _frame(raw: RawTokenizer, metadata: Mapping[str, Any], settings: Settings, *, before: bool, after: bool) -> None:
@@ -128,7 +148,7 @@ def _frame(raw: RawTokenizer, metadata: Mapping[str, Any], settings: Settings, *
     frame_ends(raw, settings.get("bos_token") if begins else None, settings.get("eos_token") if ends else None)
 
 
-READERS: Mapping[str, Callable[[Mapping[str, Any], list[Piece], Settings], RawTokenizer]] = {
+READERS: Mapping[str, Callable[[Mapping[str, Any], Pieces, Settings], RawTokenizer]] = {
     "gpt2": _byte_level,
     "llama": _llama,
     "t5": _t5,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danlu.base.errors import CheckpointError
+from danlu.base.gguf_kinds import Array
 
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int4")
@@ -44,9 +45,6 @@ class Packed:
         return self.panels.numel()
 
 
-Array = np.ndarray[Any, Any]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
     """Weights of 8 or 4 bits before they are laid out: numpy's, since a model is served from them without a page of torch's code.
@@ -70,7 +68,8 @@ class Quantised:
         """What the numbers stand for, float32 (N, K)."""
         scales = self.scales.astype(np.float32)
         low = -ZERO_POINT[self.precision] * scales if self.minimums is None else self.minimums.astype(np.float32)
-        numbers = _bytes(self) * scales[..., None] + low[..., None]
+        with np.errstate(all="ignore"):  # damage shows in the numbers
+            numbers = _bytes(self) * scales[..., None] + low[..., None]
         return torch.from_numpy(numbers.reshape(len(numbers), -1)[:, : self.columns])
 
 
@@ -154,7 +153,8 @@ def widened(weight: Quantised) -> Quantised:
     """Weights of 4 bits as the same weights of 8."""
     if weight.precision == "int8":
         return weight
-    minimums = weight.scales * np.float16(-ZERO_POINT["int4"]) if weight.minimums is None else weight.minimums
+    with np.errstate(all="ignore"):  # a scale too large for this shows in the numbers
+        minimums = weight.scales * np.float16(-ZERO_POINT["int4"]) if weight.minimums is None else weight.minimums
     return replace(weight, precision="int8", q=_bytes(weight), minimums=minimums)
 
 

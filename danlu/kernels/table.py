@@ -152,7 +152,7 @@ def make_table(config: GPTConfig, weight: Weight, precision: Precision) -> Table
 
 
 class Shelf:
-    """Stretches of huge pages into which matrices are moved in the order in which a step reads them; what they leave is freed."""
+    """Stretches of huge pages into which matrices are moved, layer behind layer as a step reads them; what they leave is freed."""
 
     SIZE = 2**28  # bytes of one stretch; what nothing is moved to takes no memory
 
@@ -182,7 +182,7 @@ class Shelf:
 def weights_of(module: torch.nn.Module) -> Weight:
     """The weights of a module in memory."""
     known = dict(module.named_parameters())
-    return lambda name: known[name].detach() if name in known else None
+    return lambda name: known[name].detach().cpu() if name in known else None
 
 
 def _bias(weight: Weight, name: str) -> Tensor | None:

@@ -51,7 +51,9 @@ class Names:
         rows = form.to_own(foreign[self.bared(foreign, other)], config)
         if form.parts == 1:
             return rows
-        size = -(-rows.shape[0] // form.parts)
+        size, left = divmod(rows.shape[0], form.parts)
+        if left:
+            raise ValueError(f"{other} came with {rows.shape[0]} rows; expected {form.parts} parts of one length")
         return rows[form.part * size : (form.part + 1) * size]
 
     def bared(self, foreign: Tensors, other: str) -> str:

@@ -155,7 +155,7 @@ class Attention(nn.Module):
             weights = attention_weights(query, key, mask, causal, self.scale)
             self.watched.append(weights)
             return weights @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
-        if mask is None and causal == self.config.causal and at_once(query, key, value):
+        if mask is None and causal == self.config.causal and at_once(query, key, value, causal):
             with record_function("danlu::attention"):
                 return whole_attention(query, key, value, causal, self.scale)
         return F.scaled_dot_product_attention(
@@ -195,19 +195,19 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
     return scores.softmax(-1)
 
 
-def at_once(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def at_once(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
     """Whether whole sequences are quicker than torch's blocks, on a processor: by our kernel or, short ones in training, in bfloat16."""
     if query.device.type != "cpu" or query.shape[2] != key.shape[2]:
         return False
     short = query.dtype == torch.bfloat16 and query.requires_grad and query.shape[1] == key.shape[1] and key.shape[2] <= WHOLE
-    return short or native.attends(query, key, value)
+    return short or native.attends(query, key, value, causal)
 
 
 def whole_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> Tensor:
     """softmax(q k^T * scale) v by one kernel, or by three operations over all scores. Shapes: (B, H, T, E) each -> the same."""
     batch, heads, length, channels = query.shape
     scale = channels**-0.5 if scale is None else scale
-    if native.attends(query, key, value):
+    if native.attends(query, key, value, causal):
         return native.attended(query, key, value, causal, scale)
     q, k, v = (x.reshape(batch * heads, length, channels) for x in (query, key, value))
     shown = _later(length, q.dtype).expand(batch * heads, length, length) if causal else q.new_zeros(1, 1, 1)

@@ -1,4 +1,4 @@
-"""Products with weights: torch's, but by oneDNN where the library that torch asks for float32 leaves half of the processor unused, and
+"""Products with weights: torch's, but by oneDNN where the library that torch asks for float32 leaves part of the processor unused, and
 with gradients of weights by our own kernel where there are tiles."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             x = x.to(torch.get_autocast_dtype("cpu"))
             if native.makes_weight_gradient(x, weight):
                 return _HalfProduct.apply(x, weight, bias)  # type: ignore[no-any-return]
-        elif not torch.is_autocast_enabled("cpu") and _better_by_onednn() and _fit(x, weight):
+        elif not torch.is_autocast_enabled("cpu") and better_by_onednn() and _fit(x, weight):
             return _Product.apply(x, weight, bias)  # type: ignore[no-any-return]
     return F.linear(x, weight, bias)
 
@@ -48,7 +48,7 @@ def _can() -> dict[str, Any]:
 
 
 @cache
-def _better_by_onednn() -> bool:
+def better_by_onednn() -> bool:
     """Whether torch's own float32 products leave a good part of the processor unused: MKL does so on all but Intel's."""
     return torch.backends.mkldnn.is_available() and str(_can().get("cpu_name")).startswith("AMD")
 
@@ -107,7 +107,7 @@ class _HalfProduct(Function):
 
 def for_weights(back: Tensor, x: Tensor) -> Tensor:
     """The gradient of a product's weights. Shapes: back (rows, N), x (rows, K) -> (N, K)."""
-    if back.dtype == torch.float32 and _better_by_onednn() and _wide():
+    if back.dtype == torch.float32 and better_by_onednn() and _wide():
         return _multiplied(back.t(), x.t())
     return back.t() @ x
 

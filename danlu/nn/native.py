@@ -18,9 +18,10 @@ from torch.autograd.function import Function, once_differentiable
 from danlu.base.builds import built, outdated
 
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 2}  # as native/model.h counts; GELU by erf is as quick in torch
-LAYOUT = 7  # of what its functions take, as native/layers.cpp counts
+LAYOUT = 8  # of what its functions take, as native/layers.cpp counts
 SHARED = 2**15  # numbers from which several threads are quicker than one
 LANES = 16  # channels come in so many
+FEW_POSITIONS = 512  # up to which a head is quickly done
 BLOCK = 32  # rows and columns of a gradient by tiles do
 
 
@@ -96,13 +97,16 @@ def nats(logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | N
     return found
 
 
-def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def attends(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
     """Whether the kernel takes these, (B, H, T, E) and two of (B, K, T, E): where it is quicker than torch, in bfloat16 or float32."""
     fits = all(one.dtype == query.dtype and one.device.type == "cpu" for one in (query, key, value)) and query.numel() > 0
     batch, kv_heads, *rest = key.shape
     belong = key.shape == value.shape and [batch, *rest] == [len(query), *query.shape[2:]] and query.shape[1] % kv_heads == 0
-    fits = fits and belong and query.shape[3] % LANES == 0 and _library() is not None
-    return fits and query.shape[2] <= _library().attends.get(query.dtype, 0)
+    if not (fits and belong and query.shape[3] % LANES == 0 and _library() is not None):
+        return False
+    # A thread takes whole heads: long ones that are fewer than the threads are left to torch, which shares one head among several.
+    shared = query.shape[2] <= FEW_POSITIONS or batch * kv_heads >= torch.get_num_threads()
+    return shared and query.shape[2] <= _library().longest.get((query.dtype, causal), 0)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
@@ -307,5 +311,6 @@ def opened(file: str) -> Any:
     library.danlu_nats.argtypes = [c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_int32]
     library.danlu_weight_gradient.argtypes = [POINTER(WeightGradient), c_int32]
     library.tiled = bool(library.danlu_tiled())  # asks the system for them, too
-    library.attends = {torch.bfloat16: library.danlu_pairs(), torch.float32: library.danlu_singles()}  # up to so many positions
+    kinds = ((torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, True), (torch.float32, False))
+    library.longest = {(kind, causal): library.danlu_longest(kind == torch.bfloat16, causal) for kind, causal in kinds}
     return library

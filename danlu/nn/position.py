@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from danlu.base.errors import ConfigError
+from danlu.base.gguf_kinds import Array
 
-Array = np.ndarray[Any, Any]
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, in a module each (B or 1, 1, T, E)
 
 

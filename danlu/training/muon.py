@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from danlu.nn.linear import FEW, better_by_onednn, linear
+
 # a x + b x^3 + c x^5, one polynomial an iteration: each the nearest to 1, in the worst case, over what the one before leaves of
 # [0.003, 1], where singular values end between 0.8 and 1.2. Source: Amsel et al. 2025, arXiv:2505.16932 (the numbers are our own).
 POLYNOMIALS = ((8.3837, -24.7659, 18.3571), (4.0434, -3.0114, 0.5695), (3.5056, -2.6267, 0.5257), (2.4901, -1.8343, 0.4368))
@@ -54,7 +56,18 @@ def orthogonal(x: Tensor) -> Tensor:
     turned = x.shape[1] > x.shape[2]
     x = x.mT if turned else x
     x = x / (x.flatten(1).float().norm(dim=1).to(x.dtype)[:, None, None] + 1e-7)
-    for a, b, c in POLYNOMIALS:
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    if x.dtype == torch.float32 and x.device.type == "cpu" and x[0].numel() * x.shape[1] > FEW and better_by_onednn():
+        x = torch.stack([_iterated(one) for one in x])
+    else:
+        for a, b, c in POLYNOMIALS:
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if turned else x
+
+
+def _iterated(x: Tensor) -> Tensor:
+    """The same polynomials of one matrix, its products made as a layer's are: oneDNN multiplies one at a time."""
+    for a, b, c in POLYNOMIALS:
+        square = linear(x, x)
+        x = linear(square * b + linear(square, square) * c, x.mT) + x * a
+    return x

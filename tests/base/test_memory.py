@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from danlu.base.memory import memory, memory_returned, zeros
+from danlu.base import memory as tuning
+from danlu.base.memory import memory, memory_kept, memory_returned, zeros
 
 MB = 2**20
 
@@ -48,3 +50,28 @@ def test_what_threads_freed_is_given_back() -> None:
         left = process.memory_info().rss - before
     assert sums == [size * MB // 8 for size in [24, 12, 6, 3] * 4]
     assert left < 3 * MB
+
+
+@pytest.mark.parametrize("inner", [memory_returned, memory_kept])
+def test_what_is_tuned_outside_holds_again_behind_what_is_tuned_inside(inner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = list[dict[int, int]]()
+    monkeypatch.setattr(tuning, "_tune", tuned.append)
+    with memory_kept():
+        kept = tuned[-1]
+        with inner():
+            pass
+        assert tuned[-1] == kept
+    assert tuned[-1] != kept and not tuning._open
+
+
+def test_who_opened_first_may_leave_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = list[dict[int, int]]()
+    monkeypatch.setattr(tuning, "_tune", tuned.append)
+    first, second = memory_kept(), memory_returned()
+    first.__enter__()
+    second.__enter__()
+    returned = tuned[-1]
+    first.__exit__(None, None, None)
+    assert tuned[-1] == returned
+    second.__exit__(None, None, None)
+    assert tuned[-1] != returned and not tuning._open

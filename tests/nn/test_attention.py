@@ -74,7 +74,7 @@ def test_all_scores_at_once_are_what_torch_computes_in_blocks(causal: bool, scal
     torch.manual_seed(0)
     half = [torch.randn(2, 33, 3, 8, dtype=torch.bfloat16).transpose(1, 2).requires_grad_() for _ in range(3)]
     full = [x.detach().float().requires_grad_() for x in half]
-    assert at_once(*half) and not at_once(*full)
+    assert at_once(*half, causal) and not at_once(*full, causal)
     found, back = whole_attention(*half, causal, scale), torch.randn(2, 3, 33, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(*full, is_causal=causal, scale=scale)
     torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
@@ -83,4 +83,4 @@ def test_all_scores_at_once_are_what_torch_computes_in_blocks(causal: bool, scal
     for one, other in zip(half, full, strict=True):
         torch.testing.assert_close(one.grad.float(), other.grad, atol=0.08, rtol=0.08)
     with torch.no_grad():
-        assert not at_once(half[0].detach(), *half[1:])  # 8 channels are no kernel's
+        assert not at_once(half[0].detach(), *half[1:], causal)  # 8 channels are no kernel's

@@ -19,7 +19,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """As on a processor that has use for it, for products of any size; the shapes of those that went that way."""
-    monkeypatch.setattr(products, "_better_by_onednn", lambda: True)
+    monkeypatch.setattr(products, "better_by_onednn", lambda: True)
     monkeypatch.setattr(products, "_wide", lambda: True)
     monkeypatch.setattr(products, "FEW", 0)
     shapes, own = list[tuple[int, ...]](), products._multiplied
@@ -97,7 +97,7 @@ def test_a_bias_that_lies_apart_and_rows_without_a_batch(taken: list[tuple[int, 
 
 
 def test_elsewhere_it_is_torchs_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_better_by_onednn", lambda: False)
+    monkeypatch.setattr(products, "better_by_onednn", lambda: False)
     layer, x = Linear(600, 500), torch.randn(100, 600)
     assert isinstance(layer, nn.Linear) and torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):

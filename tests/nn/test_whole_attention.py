@@ -50,7 +50,10 @@ def distance(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(
     ("batch", "heads", "kv_heads", "length", "channels"),
-    [(2, 4, 4, 64, 64), (1, 6, 2, 37, 32), (3, 1, 1, 5, 16), (1, 2, 1, 130, 48), (1, 1, 1, 16, 128), (1, 2, 2, 17, 80), (2, 3, 3, 8, 64)],
+    [
+        *[(2, 4, 4, 64, 64), (1, 6, 2, 37, 32), (3, 1, 1, 5, 16), (1, 2, 1, 130, 48), (1, 1, 1, 16, 128)],
+        *[(1, 2, 2, 17, 80), (2, 3, 3, 8, 64), (1, 2, 1, 1037, 32)],
+    ],
 )
 def test_mixed_values_and_gradients(
     numbers: torch.dtype, batch: int, heads: int, kv_heads: int, length: int, channels: int, causal: bool
@@ -98,7 +101,7 @@ def test_threads_change_no_bit(numbers: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kind", CLOSE, ids=str)
 def test_a_layer_takes_it_also_over_sequences_one_behind_the_other(monkeypatch: pytest.MonkeyPatch, kind: torch.dtype) -> None:
-    if not native.attends(*[made(1, 1, 4, 16, numbers=kind)] * 3):
+    if not native.attends(*[made(1, 1, 4, 16, numbers=kind)] * 3, False):
         pytest.skip(f"no kernel here takes {kind}")
     torch.manual_seed(0)
     config = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, causal=False)
@@ -113,19 +116,24 @@ def test_a_layer_takes_it_also_over_sequences_one_behind_the_other(monkeypatch: 
 
 
 def test_shapes_that_do_not_belong_together_are_not_taken() -> None:
+    def taken(*given: Tensor) -> bool:
+        return native.attends(*given, causal=True)
+
     query, one = made(4, 2, 8, 16), made(1, 2, 8, 16)
-    assert not any(native.attends(query, other, other) for other in (one, made(4, 3, 8, 16), made(4, 2, 9, 16), made(4, 2, 8, 32)))
-    assert not native.attends(query, made(4, 2, 8, 16), made(4, 1, 8, 16)) and not native.attends(*[made(4, 2, 0, 16)] * 3)
-    assert not native.attends(*[made(4, 2, 8, 24)] * 3) and not native.attends(*[made(4, 2, 8, 16).double()] * 3)
-    assert not native.attends(query, query.float(), query)
+    assert not any(taken(query, other, other) for other in (one, made(4, 3, 8, 16), made(4, 2, 9, 16), made(4, 2, 8, 32)))
+    assert not taken(query, made(4, 2, 8, 16), made(4, 1, 8, 16)) and not taken(*[made(4, 2, 0, 16)] * 3)
+    assert not taken(*[made(4, 2, 8, 24)] * 3) and not taken(*[made(4, 2, 8, 16).double()] * 3)
+    assert not taken(query, query.float(), query)
 
 
 def test_as_long_as_it_is_quicker(monkeypatch: pytest.MonkeyPatch, build: Any) -> None:
-    for kind, longest in build.attends.items():
-        assert not native.attends(*[made(1, 1, longest + 1, 16, numbers=kind)] * 3)
-        assert not longest or native.attends(*[made(1, 1, longest, 16, numbers=kind)] * 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for (kind, causal), longest in build.longest.items():
+        assert not native.attends(*[made(1, 2, longest + 1, 16, numbers=kind)] * 3, causal)
+        assert not longest or native.attends(*[made(1, 2, longest, 16, numbers=kind)] * 3, causal)
+        assert longest <= 512 or not native.attends(*[made(1, 1, longest, 16, numbers=kind)] * 3, causal)  # one thread would wait
     monkeypatch.setattr(native, "attends", lambda *_: False)
-    assert [at_once(*[made(1, 1, length, 16).requires_grad_()] * 3) for length in (WHOLE, WHOLE + 1)] == [True, False]
+    assert [at_once(*[made(1, 1, length, 16).requires_grad_()] * 3, True) for length in (WHOLE, WHOLE + 1)] == [True, False]
 
 
 def test_without_the_kernel_three_operations_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

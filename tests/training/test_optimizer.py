@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from danlu.base.errors import ConfigError
+from danlu.nn import linear as products
+from danlu.training import muon
 from danlu.training import muon as muon_module
 from danlu.training.checkpoint import Progress, Snapshot, load_training_state
 from danlu.training.config import TrainingConfig
@@ -184,6 +186,21 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int], 
     kept = inner.diagonal(dim1=1, dim2=2)
     assert 0.79 - slack < kept.min() and kept.max() < 1.21 + slack
     assert (inner - torch.diag_embed(kept)).abs().max() < (1e-4 if numbers == torch.float32 else 0.05)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
+def test_matrices_one_by_one_give_the_same_steps(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    x = torch.randn(3, *shape)
+    monkeypatch.setattr(muon, "better_by_onednn", lambda: False)
+    together = orthogonal(x)
+    shapes, own = list[tuple[int, ...]](), products._multiplied
+    monkeypatch.setattr(products, "_multiplied", lambda x, weight, bias=None: shapes.append(tuple(x.shape)) or own(x, weight, bias))  # type: ignore[func-returns-value]
+    for module in (muon, products):
+        monkeypatch.setattr(module, "better_by_onednn", lambda: True)
+        monkeypatch.setattr(module, "FEW", 0)
+    torch.testing.assert_close(orthogonal(x), together, atol=1e-5, rtol=0)
+    assert len(shapes) == 3 * 3 * len(muon.POLYNOMIALS)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
