@@ -113,4 +113,9 @@ def for_weights(back: Tensor, x: Tensor) -> Tensor:
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _dense(one: Tensor) -> Tensor:
+    """The same numbers side by side: what lies otherwise (a third of a matrix that is turned, say) oneDNN may multiply one by one."""
+    return one if one.is_contiguous() or (one.dim() == 2 and one.t().is_contiguous()) else one.contiguous()

@@ -87,6 +87,18 @@ def test_other_numbers_and_turned_ones_too(taken: list[tuple[int, ...]]) -> None
 
 
 @needs_onednn
+def test_whatever_does_not_lie_side_by_side_is_laid_so(taken: list[tuple[int, ...]]) -> None:
+    """oneDNN would multiply it number by number, two thousand times as slowly."""
+    dense = torch.randn(6, 8)
+    third, apart, expanded = torch.randn(8, 12).t()[:4], torch.randn(4, 24)[:, :8], torch.ones(1, 8).expand(4, 8)
+    assert products._dense(dense) is dense and products._dense(turned := dense.t()) is turned
+    for weight in (third, apart, expanded):
+        assert products._dense(weight).is_contiguous() and torch.equal(products._dense(weight), weight)
+        torch.testing.assert_close(linear(dense, weight), F.linear(dense, weight))
+    assert len(taken) == 3
+
+
+@needs_onednn
 def test_a_bias_that_lies_apart_and_rows_without_a_batch(taken: list[tuple[int, ...]]) -> None:
     x, weight, bias = torch.randn(6, 8), torch.randn(4, 8), torch.randn(4, 2)[:, 0]
     torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
