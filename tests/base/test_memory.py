@@ -49,7 +49,7 @@ def test_what_threads_freed_is_given_back() -> None:
         sums = list(threads.map(lambda size: float(np.ones(size * MB // 8).sum()), [24, 12, 6, 3] * 4))
         left = process.memory_info().rss - before
     assert sums == [size * MB // 8 for size in [24, 12, 6, 3] * 4]
-    assert left < 3 * MB
+    assert left < 8 * MB  # without it 40 and more
 
 
 @pytest.mark.parametrize("inner", [memory_returned, memory_kept])
