@@ -60,6 +60,8 @@ class Paged:
         self.context_length = min(config.context_length, count * PAGE)
         shape = (config.num_layers, config.num_kv_heads, count, bytes_of_head)
         self.cache = zeros(prod(shape), huge=False).view(shape)  # in huge pages a first token would take one for each layer and head
+        # For whole pages: torch's threads would go on watching for work for a while, on the cores that the next step needs.
+        self.bytes = self.cache.numpy()
         build = native.found()
         self.steps: Steps = (
             TwinSteps(table, self.cache)
@@ -94,7 +96,7 @@ class Paged:
         pages = [self.pages.share(page) for page in source.place.pages[:whole]]
         for page in source.place.pages[whole:]:  # the last one, which both go on to fill
             pages.append(self.pages.take())
-            self.cache[:, :, pages[-1]] = self.cache[:, :, page]
+            self.bytes[:, :, pages[-1]] = self.bytes[:, :, page]
         sibling.place = Place(source.place.key, pages, source.place.known)
         sibling.computed = source.computed
 
@@ -119,7 +121,7 @@ class Paged:
             sequence, place = one.sequence, one.sequence.place
             while len(place.pages) * PAGE < one.end:
                 place.pages.append(self.pages.take())
-                self.cache[:, :, place.pages[-1]] = 0  # whoever had it may have left what is no number, and zero times that is none either
+                self.bytes[:, :, place.pages[-1]] = 0  # whoever had it may have left what is no number, and zero times that is none either
             tokens += sequence.ids[one.start : one.end]
             positions += range(one.start, one.end)
             first_page.append(len(pages))
