@@ -67,7 +67,7 @@ class Rotary(nn.Module):
 def turns(config: RotaryConfig, head_dim: int, start: int, end: int) -> Rotation:
     """Cosines and sines of these positions' angles, each (end - start, E / 2), float32; by numpy, since a model is served without torch's.
 
-    Frequencies are rounded where transformers rounds them: at position 8,192 the last bit of one is an angle of 0.0005.
+    Frequencies are rounded where transformers rounds them: at position 8,192 the last bit of one is an angle of up to 0.0005.
     """
     powers = config.base ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)).astype(np.float64)
     frequencies = FREQUENCY_SCALINGS[config.kind](1 / powers.astype(np.float32), config.scaling)
