@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from danlu.base.errors import ConfigError
-from danlu.base.gguf_kinds import Array
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, in a module each (B or 1, 1, T, E)
 
@@ -107,16 +107,16 @@ def _turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return turned
 
 
-def _unscaled(frequencies: Array, scaling: dict[str, Any]) -> Array:
+def _unscaled(frequencies: NDArray[Any], scaling: dict[str, Any]) -> NDArray[Any]:
     return frequencies
 
 
-def _linear(frequencies: Array, scaling: dict[str, Any]) -> Array:
+def _linear(frequencies: NDArray[Any], scaling: dict[str, Any]) -> NDArray[Any]:
     """Position interpolation: every angle smaller by one factor. Source: Chen et al. 2023, arXiv:2306.15595."""
     return frequencies / np.float32(scaling["factor"])
 
 
-def _llama3(frequencies: Array, scaling: dict[str, Any]) -> Array:
+def _llama3(frequencies: NDArray[Any], scaling: dict[str, Any]) -> NDArray[Any]:
     """Slow angles smaller by a factor, fast ones kept, a ramp between. Source: Llama 3 report, arXiv:2407.21783."""
     trained = float(scaling["original_max_position_embeddings"])
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
