@@ -85,7 +85,7 @@ def test_a_full_queue_says_when_to_come_back(running: Running) -> None:
     body = {"model": "tiny", "prompt": ["x"] * 64, "max_tokens": 300, "n": 16, "temperature": 2}
 
     async def crowd() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=0.5) as client:
+        async with httpx.AsyncClient(timeout=2) as client:
             tasks = [client.post(f"{running.url}/completions", json=body) for _ in range(4)]
             return [reply for reply in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(reply, httpx.Response)]
 
